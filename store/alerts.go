@@ -1,0 +1,290 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A Decision is what follows for one candidate.
+type Decision struct {
+	UserID      uuid.UUID
+	PeriodStart time.Time
+	Marks       []int32
+	Alerts      []Alert
+}
+
+// An Alert is one crossed threshold. ID and NotificationID derive from the
+// unique key (user, period, threshold, limit), so that what is delivered again
+// after a failover carries the same.
+type Alert struct {
+	ID             uuid.UUID
+	OrganizationID uuid.UUID
+	PeriodEnd      time.Time
+	Threshold      int32
+	TokenLimit     int64
+	TokensUsed     int64
+	PercentTenths  int64  // tenths of a percent, rounded down
+	Reason         string // why nobody is told; empty: the user is told
+	NotificationID uuid.UUID
+	Title, Body    string
+	Link           string
+	Newest         *time.Time
+}
+
+// An Outcome says what became of an alert.
+type Outcome struct {
+	Alert
+	UserID      uuid.UUID
+	PeriodStart time.Time
+	// Inserted is false where this user was told the same for the same limit
+	// and period before.
+	Inserted bool
+	// Latency is the time from the commit of the row that crossed to the commit
+	// of the alert. Without track_commit_timestamp it counts from the row's
+	// created_at, and FromCommit is false. Known only for who was told.
+	Latency    *time.Duration
+	FromCommit bool
+}
+
+// alertsPerStatement bounds the parameters of one statement.
+const alertsPerStatement = 5_000
+
+// How long until a user is looked at again whose row somebody holds, and one
+// whose data made a statement fail.
+const (
+	heldRetry     = 250 * time.Millisecond
+	SetAsideRetry = 5 * time.Minute
+)
+
+// writeDecisions takes the users to be told (with FOR KEY SHARE SKIP LOCKED,
+// see lock_users), inserts alert rows and notifies only of what was inserted,
+// and moves the marks. Who was not obtained is put on recounts again.
+const writeDecisions = `WITH
+alerts AS MATERIALIZED (
+	SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[], $7::bigint[],
+		$8::bigint[], $9::bigint[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[])
+	AS a (id, user_id, organization_id, period_start, period_end, threshold, token_limit,
+		tokens_used, percent_tenths, reason, notification_id, title, body, link)
+),
+wanted AS MATERIALIZED (
+	SELECT DISTINCT user_id FROM alerts
+),
+locked AS MATERIALIZED (
+	SELECT tokenalert.lock_users(array_agg(user_id)) AS user_id FROM wanted HAVING count(*) > 0
+),
+inserted AS (
+	INSERT INTO token_limit_alerts (id, user_id, organization_id, alert_threshold, alert_sent, alert_type, created_at, sent_at,
+		period_start, period_end, token_limit, tokens_used, percent_used, reason, notification_id, tick_id)
+	SELECT a.id, a.user_id, a.organization_id, a.threshold, a.reason = '', 'notification', tokenalert.now(),
+	       CASE WHEN a.reason = '' THEN tokenalert.now() END, a.period_start, a.period_end, a.token_limit, a.tokens_used,
+	       a.percent_tenths / 10.0, nullif(a.reason, ''), CASE WHEN a.reason = '' THEN a.notification_id END, $15::bigint
+	FROM locked JOIN alerts a USING (user_id)
+	ON CONFLICT (user_id, period_start, alert_threshold, token_limit) DO NOTHING
+	RETURNING id
+),
+told AS (
+	INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
+	SELECT a.notification_id, a.organization_id, a.user_id, a.title, a.body, 'token_limit_alert', a.link
+	FROM inserted JOIN alerts a USING (id) WHERE a.reason = ''
+),
+marked AS (
+	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[]
+	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[]) AS m (user_id, period_start, marks)
+	WHERE p.user_id = m.user_id AND p.period_start = m.period_start
+	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked))
+),
+held AS (
+	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
+	SELECT w.user_id, tokenalert.now() + $19::interval, 'held' FROM wanted w
+	WHERE NOT EXISTS (SELECT FROM locked l WHERE l.user_id = w.user_id)
+	RETURNING user_id
+)
+SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT user_id FROM held)`
+
+// commitTimes returns when the newest usage row of each user committed, and
+// what the server's clock says. Only with track_commit_timestamp, which few
+// switch on (manual 20.6).
+const commitTimes = `
+SELECT clock_timestamp(), ARRAY(
+	SELECT CASE WHEN current_setting('track_commit_timestamp') = 'on' THEN (
+		SELECT pg_xact_commit_timestamp(l.xact_id::xid) FROM ai_usage_logs l
+		WHERE l.user_id = w.user_id AND l.created_at = w.newest AND l.xact_id IS NOT NULL LIMIT 1) END
+	FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS w (user_id, newest, n) ORDER BY n)`
+
+// write puts the decisions into the tick's transaction and commits it.
+func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult, decisions []Decision) error {
+	batch := &pgx.Batch{}
+	if q.Settings != nil {
+		q.Settings.queue(batch)
+	}
+	if q.Isolated {
+		if err := writeIsolated(ctx, conn, result, decisions); err != nil {
+			return err
+		}
+	} else {
+		for _, some := range inChunks(decisions) {
+			queueDecisions(batch, result, some)
+		}
+	}
+	batch.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != "COMMIT" { // what a transaction that had failed answers
+			return fmt.Errorf("commit: the server answered %s", tag)
+		}
+		return nil
+	})
+	queueLatencies(batch, result, decisions)
+	return conn.SendBatch(ctx, batch).Close()
+}
+
+// writeIsolated writes each decision under a savepoint of its own. One that
+// fails for its data is set aside and looked at again later; what fails for
+// another reason fails the tick.
+func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, decisions []Decision) error {
+	for _, d := range decisions {
+		batch := &pgx.Batch{}
+		batch.Queue("SAVEPOINT one_user")
+		queueDecisions(batch, result, []Decision{d})
+		batch.Queue("SET CONSTRAINTS ALL IMMEDIATE")
+		batch.Queue("RELEASE SAVEPOINT one_user")
+		err := conn.SendBatch(ctx, batch).Close()
+		if err == nil {
+			continue
+		}
+		if !IsData(err) {
+			return err
+		}
+		result.SetAside = append(result.SetAside, SetAside{UserID: d.UserID, Err: err})
+		aside := &pgx.Batch{}
+		aside.Queue("ROLLBACK TO SAVEPOINT one_user")
+		aside.Queue(`INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
+			d.UserID, SetAsideRetry)
+		if err := conn.SendBatch(ctx, aside).Close(); err != nil {
+			return fmt.Errorf("set user aside: %w", err)
+		}
+	}
+	return nil
+}
+
+func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
+	var (
+		ids, users, orgs, notifications, markUsers []uuid.UUID
+		starts, ends, markStarts                   []time.Time
+		thresholds                                 []int32
+		limits, used, tenths                       []int64
+		reasons, titles, bodies, links, marks      []string
+	)
+	for _, d := range decisions {
+		markUsers, markStarts = append(markUsers, d.UserID), append(markStarts, d.PeriodStart)
+		marks = append(marks, arrayLiteral(d.Marks))
+		for _, a := range d.Alerts {
+			ids, users, orgs = append(ids, a.ID), append(users, d.UserID), append(orgs, a.OrganizationID)
+			starts, ends = append(starts, d.PeriodStart), append(ends, a.PeriodEnd)
+			thresholds, limits = append(thresholds, a.Threshold), append(limits, a.TokenLimit)
+			used, tenths = append(used, a.TokensUsed), append(tenths, a.PercentTenths)
+			reasons, notifications = append(reasons, a.Reason), append(notifications, a.NotificationID)
+			titles, bodies, links = append(titles, a.Title), append(bodies, a.Body), append(links, a.Link)
+		}
+	}
+	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
+		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry).QueryRow(func(row pgx.Row) error {
+		var inserted, held []uuid.UUID
+		if err := row.Scan(&inserted, &held); err != nil {
+			return fmt.Errorf("write decisions: %w", err)
+		}
+		result.Held = append(result.Held, held...)
+		result.addOutcomes(decisions, inserted, held)
+		return nil
+	})
+}
+
+// addOutcomes notes what became of each alert, but for users who were not obtained.
+func (r *TickResult) addOutcomes(decisions []Decision, inserted, held []uuid.UUID) {
+	for _, d := range decisions {
+		if slices.Contains(held, d.UserID) {
+			continue
+		}
+		for _, a := range d.Alerts {
+			r.Outcomes = append(r.Outcomes, Outcome{
+				Alert: a, UserID: d.UserID, PeriodStart: d.PeriodStart, Inserted: slices.Contains(inserted, a.ID),
+			})
+		}
+	}
+}
+
+// queueLatencies asks, after the commit and in the same round trip, how long
+// ago the rows that crossed had committed.
+func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) {
+	var users []uuid.UUID
+	var newest []time.Time
+	for _, d := range decisions {
+		for _, a := range d.Alerts {
+			if a.Reason == "" && a.Newest != nil {
+				users, newest = append(users, d.UserID), append(newest, *a.Newest)
+			}
+		}
+	}
+	if len(users) == 0 || len(users) > alertsPerStatement {
+		return
+	}
+	batch.Queue(commitTimes, users, newest).QueryRow(func(row pgx.Row) error {
+		var now time.Time
+		var committed []*time.Time
+		if err := row.Scan(&now, &committed); err != nil {
+			return fmt.Errorf("commit times: %w", err)
+		}
+		for i := range result.Outcomes {
+			o := &result.Outcomes[i]
+			n := slices.Index(users, o.UserID)
+			if n < 0 || o.Reason != "" || !o.Inserted || o.Newest == nil {
+				continue
+			}
+			since := *o.Newest
+			if at := committed[n]; at != nil {
+				since, o.FromCommit = *at, true
+			}
+			latency := max(now.Sub(since), 0)
+			o.Latency = &latency
+		}
+		return nil
+	})
+}
+
+// inChunks cuts decisions into parts of bounded size.
+func inChunks(decisions []Decision) [][]Decision {
+	var chunks [][]Decision
+	size, from := 0, 0
+	for i, d := range decisions {
+		size += 1 + len(d.Alerts)
+		if size >= alertsPerStatement {
+			chunks, from, size = append(chunks, decisions[from:i+1]), i+1, 0
+		}
+	}
+	if from < len(decisions) {
+		chunks = append(chunks, decisions[from:])
+	}
+	return chunks
+}
+
+// arrayLiteral writes an array as PostgreSQL reads it, because an array of
+// arrays must be rectangular.
+func arrayLiteral(n []int32) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, v := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.Itoa(int(v)))
+	}
+	b.WriteByte('}')
+	return b.String()
+}

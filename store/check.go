@@ -1,0 +1,90 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"tokenalert/migrations"
+)
+
+// Server is what the worker needs to know of the server that it is connected to.
+type Server struct {
+	VersionNum           int // as server_version_num: 150018
+	PreparedTransactions bool
+	SchemaVersion        int64
+}
+
+// Check refuses what a worker must not tick on: a standby (ErrReadOnly), a
+// schema that this binary does not know (ErrSchema), a chain from another
+// cluster or usage rows with transaction ids from one (ErrForeignChain).
+func (s *Store) Check(ctx context.Context) (Server, error) {
+	var server Server
+	var recovery bool
+	var version *int64
+	err := s.pool.QueryRow(ctx, `
+		SELECT current_setting('server_version_num')::integer, current_setting('max_prepared_transactions') <> '0', pg_is_in_recovery()`).
+		Scan(&server.VersionNum, &server.PreparedTransactions, &recovery)
+	if err != nil {
+		return server, fmt.Errorf("look at the server: %w", err)
+	}
+	if recovery {
+		return server, ErrInRecovery
+	}
+	err = s.pool.QueryRow(ctx, `SELECT max(version_id) FROM tokenalert.goose_db_version WHERE is_applied`).Scan(&version)
+	switch code := SQLState(err); {
+	case code == "42P01" || code == "3F000" || err == nil && version == nil:
+		return server, fmt.Errorf("%w: tokenalert is not installed in this database; run `tokenalert migrate up` as the owner of ai_usage_logs", ErrSchema)
+	case code == "42501":
+		return server, fmt.Errorf("%w: this role may not read the schema tokenalert; run `tokenalert migrate grant ROLE` as its owner: %w", ErrSchema, err)
+	case err != nil:
+		return server, fmt.Errorf("read schema version: %w", err)
+	}
+	server.SchemaVersion = *version
+	if want := migrations.Version(); *version < want {
+		return server, fmt.Errorf("%w: the database has version %d and this binary needs %d; run `tokenalert migrate up`", ErrSchema, *version, want)
+	} else if *version > want+1 {
+		return server, fmt.Errorf("%w: the database has version %d and this binary knows %d (one ahead is all right); run a newer binary", ErrSchema, *version, want)
+	}
+	if err := s.checkIndex(ctx); err != nil {
+		return server, err
+	}
+	return server, s.checkChain(ctx)
+}
+
+// checkIndex refuses to tick without the index: each tick would read the table.
+func (s *Store) checkIndex(ctx context.Context) error {
+	var valid bool
+	if err := s.pool.QueryRow(ctx, indexIsValid).Scan(&valid); err != nil {
+		return fmt.Errorf("look for the index on ai_usage_logs.xact_id: %w", err)
+	}
+	if !valid {
+		return fmt.Errorf("%w: the index on ai_usage_logs (xact_id) is missing or invalid; run `tokenalert migrate up`, which builds it again", ErrSchema)
+	}
+	return nil
+}
+
+// indexIsValid reports whether ai_usage_logs has a valid index of ours.
+const indexIsValid = `
+SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+	WHERE i.indrelid = to_regclass('ai_usage_logs') AND c.relname = 'ai_usage_logs_xact_id_idx' AND i.indisvalid)`
+
+// checkChain compares the chain and the usage rows with the cluster. A row that
+// we can see and whose id the server has not given out yet came from elsewhere.
+func (s *Store) checkChain(ctx context.Context) error {
+	var foreign bool
+	err := s.pool.QueryRow(ctx, `
+		SELECT coalesce((SELECT t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+		                 FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1), false)
+		    OR coalesce((SELECT xact_id FROM ai_usage_logs WHERE xact_id IS NOT NULL ORDER BY xact_id DESC LIMIT 1)
+		                >= pg_snapshot_xmax(pg_current_snapshot()), false)`).Scan(&foreign)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows) || err == nil && !foreign:
+		return nil
+	case err == nil:
+		return ErrForeignChain
+	}
+	return fmt.Errorf("check the chain: %w", err)
+}

@@ -1,0 +1,94 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATE codes that mean something to us (PostgreSQL manual, appendix A).
+const (
+	codeSerialization   = "40001"
+	codeDeadlock        = "40P01"
+	codeLockNotObtained = "55P03"
+	codeReadOnly        = "25006"
+	codeUnique          = "23505"
+)
+
+var (
+	// ErrCollided is returned by a tick that found the chain extended by
+	// another worker; nothing was written.
+	ErrCollided = errors.New("another worker extended the chain of ticks")
+	// ErrRewritten is returned by a tick whose table was truncated or rewritten
+	// between its snapshot and its read; nothing was written. The next tick
+	// must be a full count.
+	ErrRewritten = errors.New("ai_usage_logs was rewritten between the tick's snapshot and its read")
+	// ErrNeedsFull is returned by a window tick on an empty chain or after a
+	// TRUNCATE; nothing was written. The next tick must be a full count.
+	ErrNeedsFull = errors.New("a full count is needed")
+	// ErrForeignChain means that the chain was written in another cluster, so
+	// its transaction ids mean nothing here.
+	ErrForeignChain = errors.New("the chain of ticks was written in another PostgreSQL cluster (a restored dump?); run `tokenalert migrate up`, which starts it anew and keeps what was told")
+	// ErrSchema means that the schema is missing or of another version.
+	ErrSchema = errors.New("schema")
+	// ErrReadOnly means that the server accepts no writes, as a standby.
+	ErrReadOnly = errors.New("the server accepts no writes (a standby?)")
+)
+
+// SQLState returns the SQLSTATE of err, or "" where it has none.
+func SQLState(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// IsData reports whether the data of some user made the statement fail: class
+// 22 (data exception), 23 (integrity constraint violation) or P0 (raised by a
+// trigger of the host).
+func IsData(err error) bool {
+	switch code := SQLState(err); {
+	case strings.HasPrefix(code, "22"), strings.HasPrefix(code, "23"), strings.HasPrefix(code, "P0"):
+		return !errors.Is(err, ErrCollided)
+	}
+	return false
+}
+
+// IsTransient reports whether the same tick may succeed when tried again, on
+// the same connection: a serialization failure, a lock not obtained in time, a
+// deadlock in which the tick gave way.
+func IsTransient(err error) bool {
+	switch SQLState(err) {
+	case codeSerialization, codeDeadlock, codeLockNotObtained:
+		return true
+	}
+	return false
+}
+
+// IsRefused reports whether the server understood us and will refuse the next
+// attempt as well: authentication (class 28), an unknown database (3D000),
+// missing privileges (42501).
+func IsRefused(err error) bool {
+	code := SQLState(err)
+	return strings.HasPrefix(code, "28") || code == "3D000" || code == "42501"
+}
+
+// tickError names the errors of a tick that its caller acts on.
+func tickError(err error) error {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	// By the constraint's name, never by the SQLSTATE alone: a trigger of the
+	// host on notifications can fail with the same.
+	case e.Code == codeUnique && e.SchemaName == "tokenalert" && e.ConstraintName == "ticks_pkey":
+		return fmt.Errorf("%w: %w", ErrCollided, err)
+	case e.Code == codeReadOnly:
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
+	return err
+}

@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"tokenalert/migrations"
+)
+
+const versionTable = "tokenalert.goose_db_version"
+
+// migrateKey is the advisory lock under which migrations run ("tokenalM").
+const migrateKey = 0x746f6b656e616c4d
+
+// Migrator changes the schema, over a direct connection, as the owner of the
+// host's tables. Two at once are safe: the second waits for the first.
+type Migrator struct {
+	store *Store
+	// AllowPublication goes on although ai_usage_logs is published: its
+	// subscribers need the column xact_id.
+	AllowPublication bool
+	// LockPatience bounds how long a step is tried again that did not get its
+	// lock. Each attempt makes the host's writers queue for 200 ms at most.
+	LockPatience time.Duration
+	// Progress hears of each step in a sentence.
+	Progress func(string)
+}
+
+// NewMigrator prepares to migrate over a direct connection to url.
+func NewMigrator(url string) (*Migrator, error) {
+	s, err := Open(url, "")
+	if err != nil {
+		return nil, err
+	}
+	return &Migrator{store: s, LockPatience: 10 * time.Minute, Progress: func(string) {}}, nil
+}
+
+// Close closes the connections.
+func (m *Migrator) Close() { m.store.Close() }
+
+// Up brings the schema to this binary's version. Run again, it changes nothing
+// but what is broken: privileges lost in a restore, an invalid index, a chain
+// from another cluster.
+func (m *Migrator) Up(ctx context.Context) error {
+	return m.locked(ctx, func(conn *pgx.Conn) error {
+		installed, err := m.version(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if installed > migrations.Version() {
+			return fmt.Errorf("%w: the database has version %d, which this binary (%d) does not know; run a newer one", ErrSchema, installed, migrations.Version())
+		}
+		if err := m.preflight(ctx, conn, installed); err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS tokenalert"); err != nil {
+			return fmt.Errorf("create schema tokenalert: %w", err)
+		}
+		if err := m.steps(ctx, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.UpByOne(ctx) }); err != nil {
+			return err
+		}
+		if installed == 0 {
+			m.Progress("sessions of the host that hold a cached plan of SELECT * on ai_usage_logs get " +
+				"\"cached plan must not change result type\" once, until they prepare anew")
+		}
+		return m.repair(ctx, conn)
+	})
+}
+
+// Down gives the host back what it had and keeps our history in the schema
+// tokenalert_archive, where a later Up finds it.
+func (m *Migrator) Down(ctx context.Context) error {
+	return m.locked(ctx, func(conn *pgx.Conn) error {
+		installed, err := m.version(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if installed == 0 {
+			m.Progress("nothing to take down: tokenalert is not installed here")
+			return nil
+		}
+		if err := m.steps(ctx, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.Down(ctx) }); err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, "DROP SCHEMA tokenalert CASCADE"); err != nil {
+			return fmt.Errorf("drop schema tokenalert: %w", err)
+		}
+		return nil
+	})
+}
+
+// A Step is one migration and when it was applied (zero: pending).
+type Step struct {
+	Version   int64
+	Name      string
+	AppliedAt time.Time
+}
+
+// Status lists the migrations.
+func (m *Migrator) Status(ctx context.Context) ([]Step, error) {
+	conn, err := m.store.connect(ctx, appMigrate)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	installed, err := m.version(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	p, closeProvider, err := m.provider()
+	if err != nil {
+		return nil, err
+	}
+	defer closeProvider()
+	var steps []Step
+	if installed == 0 { // do not create the version table only to read it
+		for _, source := range p.ListSources() {
+			steps = append(steps, Step{Version: source.Version, Name: source.Path})
+		}
+		return steps, nil
+	}
+	status, err := p.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("migration status: %w", err)
+	}
+	for _, s := range status {
+		steps = append(steps, Step{Version: s.Source.Version, Name: s.Source.Path, AppliedAt: s.AppliedAt})
+	}
+	return steps, nil
+}
+
+// locked runs f under the migration lock. It polls for it: waiting in
+// pg_advisory_lock would hold a snapshot, for which CREATE INDEX CONCURRENTLY
+// of the other would wait in turn.
+func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
+	conn, err := m.store.connect(ctx, appMigrate)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for said := false; ; {
+		var acquired bool
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrateKey)).Scan(&acquired); err != nil {
+			return fmt.Errorf("take the migration lock: %w", err)
+		}
+		if acquired {
+			return f(conn)
+		}
+		if !said {
+			m.Progress("another migration is running; waiting for it")
+			said = true
+		}
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// version returns the installed version, 0 where there is none.
+func (m *Migrator) version(ctx context.Context, conn *pgx.Conn) (int64, error) {
+	var version *int64
+	err := conn.QueryRow(ctx, "SELECT max(version_id) FROM "+versionTable+" WHERE is_applied").Scan(&version)
+	switch code := SQLState(err); {
+	case code == "42P01" || code == "3F000" || err == nil && version == nil:
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read schema version: %w", err)
+	}
+	return *version, nil
+}
+
+func (m *Migrator) provider() (*goose.Provider, func(), error) {
+	config := m.store.direct.Copy()
+	config.RuntimeParams["application_name"] = appMigrate
+	db := stdlib.OpenDB(*config)
+	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS,
+		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		_ = db.Close()
+		return nil, nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return p, func() { _ = db.Close() }, nil
+}
+
+// steps applies next until there is no next, each again and again while it
+// does not get its locks.
+func (m *Migrator) steps(ctx context.Context, next func(*goose.Provider) (*goose.MigrationResult, error)) error {
+	p, closeProvider, err := m.provider()
+	if err != nil {
+		return err
+	}
+	defer closeProvider()
+	for {
+		var result *goose.MigrationResult
+		err := m.patiently(ctx, func() error {
+			var err error
+			result, err = next(p)
+			return err
+		})
+		if errors.Is(err, goose.ErrNoNextVersion) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
+		m.Progress(fmt.Sprintf("%s %s (%s)", result.Direction, result.Source.Path, result.Duration.Round(time.Millisecond)))
+	}
+}
+
+// patiently tries f again while a lock is not to be had, with pauses that let
+// the host's writers through.
+func (m *Migrator) patiently(ctx context.Context, f func() error) error {
+	deadline := time.Now().Add(m.LockPatience)
+	for attempt := 1; ; attempt++ {
+		err := f()
+		if !IsTransient(err) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the lock was not to be had in %s and %d attempts; which sessions hold it: SELECT pid, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute': %w", m.LockPatience, attempt, err)
+		}
+		if attempt == 1 {
+			m.Progress("the tables are in use; trying again until the lock is free")
+		}
+		if err := sleep(ctx, 300*time.Millisecond+rand.N(300*time.Millisecond)); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

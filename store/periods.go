@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Periods are the bounds of the periods around now for each reset day, worked
+// out once and handed to every tick, instead of once per row or user. They are
+// facts of the calendar: a tick that uses them a little after a period has
+// ended still places every row right. Rows outside of what they cover call
+// tokenalert.period_start.
+type Periods struct {
+	zone       string
+	validUntil time.Time
+
+	// Consecutive edges enclose no period's start for any reset day.
+	edges []time.Time
+	// One entry for each reset day and period.
+	days         []int32
+	starts, ends []time.Time
+	// One entry for each reset day: totals are complete from here on.
+	trackedDays []int32
+	trackedFrom []time.Time
+}
+
+// ValidUntil is the first instant at which some period ends; from then on the
+// bounds should be worked out anew.
+func (p *Periods) ValidUntil() time.Time { return p.validUntil }
+
+// Periods works out the bounds of four periods for each reset day: two before
+// the current one, the current one, and the next.
+func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
+	rows, err := s.pool.Query(ctx, `
+		WITH current AS (
+			SELECT day, tokenalert.period_start(day, $1, tokenalert.now()) AS p0
+			FROM generate_series(1, 31) AS day
+		), chain AS (
+			SELECT day, p0, tokenalert.period_start(day, $1, p0 - interval '1 microsecond') AS p1,
+			       tokenalert.period_end(day, $1, p0) AS p2
+			FROM current
+		)
+		SELECT day, tokenalert.period_start(day, $1, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, $1, p2)
+		FROM chain ORDER BY day`, zone)
+	if err != nil {
+		return nil, fmt.Errorf("period bounds: %w", err)
+	}
+	p := &Periods{zone: zone}
+	var from, to time.Time
+	var day int32
+	var at [5]time.Time
+	_, err = pgx.ForEachRow(rows, []any{&day, &at[0], &at[1], &at[2], &at[3], &at[4]}, func() error {
+		for i := range 4 {
+			p.days = append(p.days, day)
+			p.starts = append(p.starts, at[i])
+			p.ends = append(p.ends, at[i+1])
+		}
+		p.trackedDays = append(p.trackedDays, day)
+		p.trackedFrom = append(p.trackedFrom, at[1])
+		if at[0].After(from) {
+			from = at[0]
+		}
+		if to.IsZero() || at[4].Before(to) {
+			to = at[4]
+		}
+		if p.validUntil.IsZero() || at[3].Before(p.validUntil) {
+			p.validUntil = at[3]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("period bounds: %w", err)
+	}
+	p.edges = edgesBetween(from, to, p.starts, p.ends)
+	return p, nil
+}
+
+// trackedSince is the earliest instant from which anybody's totals are complete.
+func (p *Periods) trackedSince() time.Time {
+	earliest := p.trackedFrom[0]
+	for _, t := range p.trackedFrom[1:] {
+		if t.Before(earliest) {
+			earliest = t
+		}
+	}
+	return earliest
+}
+
+// edgesBetween returns from, to, and every start or end in between, ascending
+// and without repetition.
+func edgesBetween(from, to time.Time, bounds ...[]time.Time) []time.Time {
+	edges := []time.Time{from, to}
+	for _, b := range bounds {
+		for _, t := range b {
+			if t.After(from) && t.Before(to) {
+				edges = append(edges, t)
+			}
+		}
+	}
+	slices.SortFunc(edges, time.Time.Compare)
+	return slices.CompactFunc(edges, time.Time.Equal)
+}

@@ -1,0 +1,71 @@
+package store
+
+// placeRows turns fresh (user_id, created_at, amount) into placed, one row per
+// user and period. Rows are first summed per user and per stretch of time in
+// which no period begins ($1, see Periods), so that the calendar is consulted
+// once per group and not once per row.
+//
+// Parameters: $1 edges, $2-$4 reset days with their periods, $5 time zone,
+// $6-$7 reset days and from when on their totals are complete.
+const placeRows = `
+bounds AS MATERIALIZED (
+	SELECT * FROM unnest($2::integer[], $3::timestamptz[], $4::timestamptz[]) AS b (reset_day, period_start, period_end)
+),
+tracked AS MATERIALIZED (
+	SELECT * FROM unnest($6::integer[], $7::timestamptz[]) AS t (reset_day, since)
+),
+grouped AS MATERIALIZED (
+	SELECT user_id, stretch,
+	       CASE WHEN stretch = -1 THEN NULL
+	            WHEN stretch BETWEEN 1 AND cardinality($1::timestamptz[]) - 1 THEN ($1::timestamptz[])[stretch]
+	            ELSE created_at END AS at,
+	       sum(amount) AS amount, count(*) AS rows, max(created_at) AS newest
+	FROM (
+		SELECT user_id, created_at, amount,
+		       CASE WHEN created_at >= '2000-01-01 00:00+00' AND created_at < '2100-01-01 00:00+00'
+		            THEN width_bucket(created_at, $1::timestamptz[]) ELSE -1 END AS stretch
+		FROM fresh
+	) f
+	GROUP BY 1, 2, 3
+),
+totals AS MATERIALIZED (
+	SELECT coalesce(sum(rows), 0)::bigint AS rows, count(DISTINCT user_id) AS users,
+	       coalesce(sum(rows) FILTER (WHERE stretch = -1), 0)::bigint AS skipped
+	FROM grouped
+),
+placed AS MATERIALIZED (
+	SELECT g.user_id, p.period_start, p.period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(t.since) AS since
+	FROM grouped g
+	LEFT JOIN tokenalert.accounts() a ON a.user_id = g.user_id
+	JOIN tracked t ON t.reset_day = coalesce(a.reset_day, 1)
+	LEFT JOIN bounds b ON b.reset_day = t.reset_day AND g.at >= b.period_start AND g.at < b.period_end
+	CROSS JOIN LATERAL (
+		SELECT coalesce(b.period_start, tokenalert.period_start(t.reset_day, $5::text, g.at)) AS period_start,
+		       coalesce(b.period_end, tokenalert.period_end(t.reset_day, $5::text, g.at)) AS period_end
+	) p
+	WHERE g.stretch >= 0
+	GROUP BY 1, 2, 3
+)`
+
+// candidateColumns are what a decision needs to know of c, a row of
+// usage_periods, and a, its user's account. told lists the thresholds that the
+// user was told within this period under another period's key (the reset day
+// or the zone has changed since, or the host told it before we took over).
+const candidateColumns = `
+	c.user_id, a.organization_id, left(a.full_name, 200) AS full_name, left(a.language, 50) AS language,
+	c.period_start, c.period_end, least(c.tokens_used, 9223372036854775807)::bigint AS tokens_used,
+	greatest(a.token_limit, 0) AS token_limit, c.marks, c.newest,
+	ARRAY(SELECT DISTINCT t.alert_threshold FROM token_limit_alerts t
+	      WHERE t.user_id = c.user_id AND t.alert_sent
+	        AND t.sent_at >= c.period_start AND t.sent_at < c.period_end
+	        AND t.period_start IS DISTINCT FROM c.period_start
+	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told`
+
+// worthDeciding leaves out, before they travel, all who stand below the lowest
+// threshold ($8, percent) and hold no mark that could clear.
+const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= $8::integer * a.token_limit))`
+
+// parameters are those of placeRows and worthDeciding, in their order.
+func (p *Periods) parameters(floor int, more ...any) []any {
+	return append([]any{p.edges, p.days, p.starts, p.ends, p.zone, p.trackedDays, p.trackedFrom, floor}, more...)
+}

@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+)
+
+// A Poll is a look at the window without counting it.
+type Poll struct {
+	Work bool
+	// Xmin is the lowest transaction id that was still running: every lower one
+	// has ended, and what it committed was visible to this poll.
+	Xmin uint64
+}
+
+// pollWindow looks for one row in the window, or one correction that is due. It
+// takes no transaction id and writes nothing.
+const pollWindow = `WITH ` + window + `
+SELECT pg_snapshot_xmin(here.snapshot)::text,
+       last.id IS NULL OR due.any
+       OR EXISTS (SELECT FROM ranges r, LATERAL (
+	       SELECT FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi LIMIT 1) l)
+       OR EXISTS (SELECT FROM ended, LATERAL (
+	       SELECT FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l)
+FROM here CROSS JOIN due LEFT JOIN last ON true`
+
+// Poll reports whether there is anything to count. One statement.
+func (s *Store) Poll(ctx context.Context) (Poll, error) {
+	var xmin string
+	var p Poll
+	if err := s.pool.QueryRow(ctx, pollWindow).Scan(&xmin, &p.Work); err != nil {
+		return Poll{}, fmt.Errorf("poll: %w", tickError(err))
+	}
+	var err error
+	p.Xmin, err = strconv.ParseUint(xmin, 10, 64)
+	return p, err
+}
+
+// TransactionID takes a new transaction id. Whoever took one earlier and is
+// still running has a lower one; see the barrier in the worker's bell.
+func (s *Store) TransactionID(ctx context.Context) (uint64, error) {
+	var id string
+	if err := s.pool.QueryRow(ctx, `SELECT pg_current_xact_id()::text`).Scan(&id); err != nil {
+		return 0, fmt.Errorf("take a transaction id: %w", tickError(err))
+	}
+	return strconv.ParseUint(id, 10, 64)
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// preflight names whatever stands in the way before anything is touched, all of
+// it in one go.
+func (m *Migrator) preflight(ctx context.Context, conn *pgx.Conn, installed int64) error {
+	var version int
+	var recovery, create bool
+	var user, database, path string
+	err := conn.QueryRow(ctx, `
+		SELECT current_setting('server_version_num')::integer, pg_is_in_recovery(), current_user, current_database(),
+		       current_setting('search_path'), has_database_privilege(current_database(), 'CREATE')`).
+		Scan(&version, &recovery, &user, &database, &path, &create)
+	if err != nil {
+		return fmt.Errorf("look at the server: %w", err)
+	}
+	if recovery {
+		return ErrInRecovery
+	}
+	if version < 140000 {
+		return fmt.Errorf("PostgreSQL 14 or newer is needed; this server is %d", version/10000)
+	}
+	var problems []error
+	if !create && installed == 0 {
+		problems = append(problems, fmt.Errorf("role %s may not create a schema in database %s; GRANT CREATE ON DATABASE, or migrate as its owner", user, database))
+	}
+	columns := map[string][]string{
+		"ai_usage_logs":      {"user_id", "tokens_used", "created_at"},
+		"users":              {"id", "organization_id", "full_name"},
+		"organizations":      {"id"},
+		"token_limit_alerts": {"id", "user_id", "organization_id", "alert_threshold", "alert_sent", "alert_type", "created_at", "sent_at"},
+		"notifications":      {"id", "organization_id", "user_id", "title", "message", "notification_type", "link_url"},
+	}
+	for _, table := range []string{"ai_usage_logs", "users", "organizations", "token_limit_alerts", "notifications"} {
+		found, err := lookAtTable(ctx, conn, table)
+		if err != nil {
+			return err
+		}
+		optional := table == "token_limit_alerts" || table == "notifications"
+		if !found.exists {
+			if !optional {
+				problems = append(problems, fmt.Errorf("table %s is not there; is this the host's database, and its schema in the search_path (%s)?", table, path))
+			}
+			continue
+		}
+		// notifications and organizations are only referred to or granted on.
+		if !found.owned {
+			problems = append(problems, fmt.Errorf("role %s does not own table %s (its owner is %s); migrate as the owner, or as a member of that role", user, table, found.owner))
+		}
+		if found.partitioned {
+			problems = append(problems, fmt.Errorf("table %s is partitioned or inherited from; this is not supported", table))
+		}
+		for _, c := range columns[table] {
+			if !found.columns[c] {
+				problems = append(problems, fmt.Errorf("table %s has no column %s", table, c))
+			}
+		}
+		if table == "ai_usage_logs" && installed == 0 {
+			if found.columns["xact_id"] {
+				problems = append(problems, errors.New("table ai_usage_logs has a column xact_id already, which is not ours; rename it first"))
+			}
+			if len(found.publications) > 0 && !m.AllowPublication {
+				problems = append(problems, fmt.Errorf("table ai_usage_logs is published (%s): its subscribers need a column xact_id xid8 as well, or their replication stops; add it there, then run with --allow-publication", strings.Join(found.publications, ", ")))
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("nothing was changed: %w", errors.Join(problems...))
+	}
+	return nil
+}
+
+type table struct {
+	exists, owned, partitioned bool
+	owner                      string
+	columns                    map[string]bool
+	publications               []string
+}
+
+func lookAtTable(ctx context.Context, conn *pgx.Conn, name string) (table, error) {
+	t := table{columns: map[string]bool{}}
+	var columns []string
+	err := conn.QueryRow(ctx, `
+		SELECT pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner),
+		       c.relkind <> 'r' OR c.relispartition
+		       OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid OR i.inhrelid = c.oid),
+		       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+		       ARRAY(SELECT p.pubname::text FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+		             WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
+		FROM pg_class c WHERE c.oid = to_regclass($1)`, name).
+		Scan(&t.owned, &t.owner, &t.partitioned, &columns, &t.publications)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return t, nil
+	}
+	if err != nil {
+		return t, fmt.Errorf("look at table %s: %w", name, err)
+	}
+	t.exists = true
+	for _, c := range columns {
+		t.columns[c] = true
+	}
+	return t, nil
+}

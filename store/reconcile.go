@@ -1,0 +1,99 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// A Difference is a user whose total is not what the rows add up to.
+type Difference struct {
+	UserID      uuid.UUID
+	PeriodStart time.Time
+	Counted     int64 // what the totals say
+	Actual      int64 // what the rows say
+}
+
+// Reconcile is a second opinion. In one read-only REPEATABLE READ transaction
+// it takes the last tick N and sums, per user and current period, the rows that
+// are visible in the snapshot of N; that must equal the totals. Users with a
+// correction pending are left out: their total is known to be stale. It holds
+// up no tick. It returns how many users it looked at.
+func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference, error) {
+	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return 0, nil, fmt.Errorf("reconcile: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', '30min', true),
+		set_config('lock_timeout', '1s', true)`); err != nil {
+		return 0, nil, fmt.Errorf("reconcile: %w", err)
+	}
+	rows, err := tx.Query(ctx, `WITH
+		tick AS MATERIALIZED (
+			SELECT snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
+		),
+		fresh AS (
+			SELECT l.user_id, l.created_at, l.tokens_used AS amount FROM ai_usage_logs l, tick
+			WHERE l.created_at >= $8::timestamptz
+			  AND (l.xact_id IS NULL OR pg_visible_in_snapshot(l.xact_id, tick.snapshot))
+		),`+placeRows+`,
+		current AS (
+			SELECT user_id, period_start FROM placed
+			WHERE period_start <= tokenalert.now() AND tokenalert.now() < period_end
+			UNION
+			SELECT u.user_id, u.period_start FROM tokenalert.usage_periods u
+			LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
+			JOIN bounds b ON b.reset_day = coalesce(a.reset_day, 1) AND b.period_start = u.period_start
+			WHERE u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end
+		),
+		compared AS (
+			SELECT c.user_id, c.period_start, coalesce(u.tokens_used, 0) AS counted, coalesce(d.amount, 0) AS actual
+			FROM current c
+			LEFT JOIN placed d USING (user_id, period_start)
+			LEFT JOIN tokenalert.usage_periods u USING (user_id, period_start)
+			WHERE NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id = c.user_id OR r.user_id IS NULL)
+		)
+		SELECT (SELECT count(*) FROM compared), x.* FROM (SELECT) one LEFT JOIN (
+			SELECT user_id, period_start, least(counted, 9223372036854775807)::bigint, least(actual, 9223372036854775807)::bigint
+			FROM compared WHERE counted <> actual
+		) x ON true`, p.reconcileParameters()...)
+	if err != nil {
+		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
+	}
+	var (
+		users           int64
+		differences     []Difference
+		user            *uuid.UUID
+		start           *time.Time
+		counted, actual *int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&users, &user, &start, &counted, &actual}, func() error {
+		if user != nil {
+			differences = append(differences, Difference{*user, *start, *counted, *actual})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
+	}
+	return users, differences, nil
+}
+
+// reconcileParameters are those of placeRows and the earliest instant to read.
+func (p *Periods) reconcileParameters() []any {
+	return append(p.parameters(0)[:7:7], p.trackedSince())
+}
+
+// Recount puts users on the list of corrections, to be counted anew.
+func (s *Store) Recount(ctx context.Context, users []uuid.UUID, cause string) error {
+	_, err := s.pool.Exec(ctx, `
+		INSERT INTO tokenalert.recounts (user_id, at, cause) SELECT u, tokenalert.now(), $2 FROM unnest($1::uuid[]) AS u`, users, cause)
+	if err != nil {
+		return fmt.Errorf("queue recounts: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Names that PostgreSQL shows in pg_stat_activity.application_name.
+const (
+	appTick    = "tokenalert tick"
+	appLead    = "tokenalert lead"
+	appListen  = "tokenalert listen"
+	appMigrate = "tokenalert migrate"
+)
+
+// poolSize bounds the connections that may go through a pooler: one for ticks,
+// one for reconcile. The lead and the listener have one each of their own.
+const poolSize = 2
+
+// connectTimeout bounds each attempt to connect where the URL sets no
+// connect_timeout of its own.
+const connectTimeout = 5 * time.Second
+
+// Store runs the product's statements. It is safe for concurrent use.
+type Store struct {
+	pool   *pgxpool.Pool
+	direct *pgx.ConnConfig
+}
+
+// Open prepares connections to url (ticks and reports; a pooler may stand in
+// between) and directURL (the lead and the listener, which need a session of
+// their own; empty: the same as url). An empty url means the PG* variables. It
+// does not connect. Errors never contain the password.
+func Open(url, directURL string) (*Store, error) {
+	pool, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	if directURL == "" {
+		directURL = url
+	}
+	direct, err := pgx.ParseConfig(directURL)
+	if err != nil {
+		return nil, fmt.Errorf("direct database URL: %w", err)
+	}
+	pool.MaxConns = poolSize
+	pool.MinConns = 0
+	pool.MaxConnIdleTime = time.Minute
+	pool.ConnConfig.RuntimeParams["application_name"] = appTick
+	for _, c := range []*pgx.ConnConfig{pool.ConnConfig, direct} {
+		if c.ConnectTimeout == 0 {
+			c.ConnectTimeout = connectTimeout
+		}
+	}
+	p, err := pgxpool.NewWithConfig(context.Background(), pool)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	return &Store{pool: p, direct: direct}, nil
+}
+
+// Close closes the pool, waiting for connections in use.
+func (s *Store) Close() { s.pool.Close() }
+
+// Reset closes the pool's connections, so that the next statement connects
+// anew: after a failover the old ones lead to a server that only reads.
+func (s *Store) Reset() { s.pool.Reset() }
+
+// connect opens a session of its own, outside the pool.
+func (s *Store) connect(ctx context.Context, name string) (*pgx.Conn, error) {
+	config := s.direct.Copy()
+	config.RuntimeParams["application_name"] = name
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("connect (%s): %w", name, err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,284 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Kind says what a tick counts.
+type Kind string
+
+// The kinds of tick. First and Full compute every total from the rows; First
+// is the very first on this database.
+const (
+	First  Kind = "first"
+	Full   Kind = "full"
+	Window Kind = "window"
+)
+
+// How long a tick may take. An ordinary one is bounded well below; a full count
+// reads two months of rows. No sleeper may live as long as ticks are kept, so
+// that none can take up the id of a pruned one.
+const (
+	windowTimeout = time.Minute
+	fullTimeout   = 30 * time.Minute
+)
+
+// wantedPerTick bounds the corrections that one tick deals with.
+const wantedPerTick = 10_000
+
+// A Candidate is a user and period that a tick touched and that stands high
+// enough to matter.
+type Candidate struct {
+	UserID         uuid.UUID
+	OrganizationID uuid.UUID
+	FullName       string
+	Language       *string
+	PeriodStart    time.Time
+	PeriodEnd      time.Time // exclusive: the next period's start
+	TokensUsed     int64
+	TokenLimit     int64 // 0: unlimited
+	Marks          []int32
+	Told           []int32    // thresholds told within this period under another key
+	Newest         *time.Time // created_at of the newest row counted; nil for a recount
+}
+
+// Decide says what follows for the candidates of a tick at the instant now. It
+// may return fewer than it was given; whoever is left out keeps their marks.
+type Decide func(kind Kind, now time.Time, candidates []Candidate) []Decision
+
+// TickRequest says what to count.
+type TickRequest struct {
+	Kind    Kind
+	Periods *Periods
+	Floor   int   // percent below which nobody needs a decision
+	Slice   int64 // rows after which a tick ends earlier than now
+	Worker  string
+	// Isolated writes user by user under savepoints, so that the one whose data
+	// makes a statement fail is set aside and the others are told.
+	Isolated bool
+	// Settings are written in the tick's transaction, where they have changed.
+	Settings *Settings
+}
+
+// TickResult says what a tick did.
+type TickResult struct {
+	ID       int64 // 0: there was nothing to do, and nothing was written
+	Kind     Kind
+	Now      time.Time
+	Rows     int64
+	Users    int64
+	Skipped  int64 // rows without a usable created_at
+	Bounded  bool  // the tick ended earlier than now: there is more
+	Oldest   *time.Time
+	Recounts int64 // corrections dealt with
+	Counted  int64 // periods counted anew
+
+	Outcomes []Outcome
+	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
+	SetAside []SetAside  // users whose data made a statement fail: looked at again later
+}
+
+// Work reports whether the tick found anything.
+func (r *TickResult) Work() bool { return r.ID != 0 }
+
+// SetAside is a user whose data made a statement fail.
+type SetAside struct {
+	UserID uuid.UUID
+	Err    error
+}
+
+// Tick counts what has committed since the last tick, takes the decision, and
+// writes all that follows in one REPEATABLE READ transaction: two round trips,
+// a third where there are corrections. On error nothing was written; see
+// ErrCollided, ErrRewritten, ErrNeedsFull, ErrForeignChain, ErrReadOnly, and
+// IsTransient and IsData.
+func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickResult, error) {
+	timeout := windowTimeout
+	if q.Kind != Window {
+		timeout = fullTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout+10*time.Second)
+	defer cancel()
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return TickResult{}, fmt.Errorf("acquire connection: %w", err)
+	}
+	defer conn.Release()
+	result, err := tick(ctx, conn, q, timeout, decide)
+	if err != nil || !result.Work() {
+		// The pool destroys a connection that it gets back within a transaction.
+		if _, rollbackErr := conn.Exec(context.WithoutCancel(ctx), "ROLLBACK"); rollbackErr != nil && err == nil {
+			err = rollbackErr
+		}
+	}
+	if err != nil {
+		return TickResult{}, fmt.Errorf("tick: %w", tickError(err))
+	}
+	return result, nil
+}
+
+func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.Duration, decide Decide) (TickResult, error) {
+	result, candidates, due, err := count(ctx, conn, q, timeout)
+	if err != nil || !result.Work() {
+		return result, err
+	}
+	if due {
+		wanted, err := countCorrections(ctx, conn, q, &result)
+		if err != nil {
+			return result, err
+		}
+		candidates = replace(candidates, wanted)
+	}
+	return result, write(ctx, conn, q, &result, decide(q.Kind, result.Now, candidates))
+}
+
+// begin opens the tick's transaction and sets what it needs for itself alone,
+// since a pooler may hand the session to others. Plans must not change with
+// stale statistics. row_security = off turns a policy that would silently hide
+// rows into an error (manual 5.9).
+func begin(batch *pgx.Batch, kind Kind, timeout time.Duration) {
+	seqscan := "off"
+	if kind != Window {
+		seqscan = "on"
+	}
+	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ")
+	batch.Queue(`SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', $1, true),
+		set_config('idle_in_transaction_session_timeout', '10s', true), set_config('enable_seqscan', $2, true),
+		set_config('jit', 'off', true), set_config('row_security', 'off', true),
+		set_config('plan_cache_mode', 'force_generic_plan', true)`,
+		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan)
+}
+
+func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.Duration) (TickResult, []Candidate, bool, error) {
+	batch := &pgx.Batch{}
+	begin(batch, q.Kind, timeout)
+	if q.Kind == Window {
+		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker)...)
+	} else {
+		batch.Queue(countEverything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
+	}
+	results := conn.SendBatch(ctx, batch)
+	defer results.Close()
+	for range 2 {
+		if _, err := results.Exec(); err != nil {
+			return TickResult{}, nil, false, fmt.Errorf("begin: %w", err)
+		}
+	}
+	result := TickResult{Kind: q.Kind}
+	var (
+		empty, sameCluster, sameFile, due, everything bool
+		id                                            *int64
+		rows, users, skipped                          int64
+	)
+	header := []any{
+		&result.Now, &empty, &sameCluster, &sameFile, &due, &everything, &id,
+		&rows, &users, &skipped, &result.Bounded, &result.Oldest,
+	}
+	found, err := results.Query()
+	if err != nil {
+		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
+	}
+	candidates, err := scanCandidates(found, header)
+	if err != nil {
+		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
+	}
+	if err := results.Close(); err != nil {
+		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
+	}
+	switch {
+	case !sameFile:
+		return result, nil, false, ErrRewritten
+	case !sameCluster:
+		return result, nil, false, ErrForeignChain
+	case empty && q.Kind == Window:
+		return result, nil, false, ErrNeedsFull
+	case everything:
+		return result, nil, false, ErrNeedsFull
+	case id != nil:
+		result.ID, result.Rows, result.Users, result.Skipped = *id, rows, users, skipped
+	}
+	return result, candidates, due, nil
+}
+
+func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
+	batch := &pgx.Batch{}
+	batch.Queue(forgetDeleted)
+	batch.Queue(countWanted, q.Periods.parameters(q.Floor, int64(wantedPerTick))...)
+	results := conn.SendBatch(ctx, batch)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("forget deleted users: %w", err)
+	}
+	found, err := results.Query()
+	if err != nil {
+		return nil, fmt.Errorf("count corrections: %w", err)
+	}
+	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted})
+	if err != nil {
+		return nil, fmt.Errorf("count corrections: %w", err)
+	}
+	return candidates, results.Close()
+}
+
+// scanCandidates reads rows that begin with the same header each and go on
+// with a candidate, or with NULLs where there is none.
+func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
+	var candidates []Candidate
+	var (
+		user, org    *uuid.UUID
+		name         *string
+		start, end   *time.Time
+		used, limit  *int64
+		marks, told  []int32
+		newest       *time.Time
+		language     *string
+		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told)
+	)
+	_, err := pgx.ForEachRow(rows, destinations, func() error {
+		if user == nil {
+			return nil
+		}
+		c := Candidate{
+			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
+			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
+		}
+		if name != nil {
+			c.FullName = *name
+		}
+		if limit != nil {
+			c.TokenLimit = *limit
+		}
+		candidates = append(candidates, c)
+		return nil
+	})
+	return candidates, err
+}
+
+// replace returns candidates with those in newer taking the place of any for
+// the same user and period: what was counted anew stands above what was added.
+func replace(candidates, newer []Candidate) []Candidate {
+	if len(newer) == 0 {
+		return candidates
+	}
+	type key struct {
+		user  uuid.UUID
+		start int64
+	}
+	of := func(c Candidate) key { return key{c.UserID, c.PeriodStart.UnixMicro()} }
+	seen := make(map[key]bool, len(newer))
+	for _, c := range newer {
+		seen[of(c)] = true
+	}
+	for _, c := range candidates {
+		if !seen[of(c)] {
+			newer = append(newer, c)
+		}
+	}
+	return newer
+}

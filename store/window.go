@@ -1,0 +1,255 @@
+package store
+
+// window is the difference of two snapshots: what has committed since the tick
+// before. It yields ranges (the transaction ids from the last snapshot's xmax
+// up, read between the ids that still run, not across them, so that an open
+// bulk load is not walked over) and ended (what ran then and has ended since).
+const window = `
+last AS MATERIALIZED (
+	SELECT id, snapshot, system_identifier FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
+),
+here AS MATERIALIZED (
+	SELECT pg_current_snapshot() AS snapshot, tokenalert.now() AS at,
+	       (SELECT system_identifier FROM pg_control_system()) AS system_identifier
+),
+running AS MATERIALIZED (
+	SELECT xid FROM here, pg_snapshot_xip(here.snapshot) AS xid
+),
+ranges AS MATERIALIZED (
+	SELECT (point + 1)::text::xid8 AS lo, next::text::xid8 AS hi
+	FROM (
+		SELECT point, lead(point) OVER (ORDER BY point) AS next
+		FROM (
+			SELECT pg_snapshot_xmax(last.snapshot)::text::bigint - 1 AS point FROM last
+			UNION ALL
+			SELECT xid::text::bigint FROM running, last WHERE xid >= pg_snapshot_xmax(last.snapshot)
+			UNION ALL
+			SELECT pg_snapshot_xmax(here.snapshot)::text::bigint FROM here
+		) points
+	) gaps
+	WHERE next > point + 1
+	ORDER BY point
+),
+ended AS MATERIALIZED (
+	SELECT xid FROM last, pg_snapshot_xip(last.snapshot) AS xid
+	WHERE NOT EXISTS (SELECT FROM running r WHERE r.xid = xid.xid)
+),
+due AS MATERIALIZED (
+	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.due_at IS NULL OR r.due_at <= here.at) AS any,
+	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id IS NULL) AS everything
+)`
+
+// countWindow extends the chain and adds the window to the totals, in one
+// statement. Where the window holds more than $9 rows the tick ends earlier
+// than now: at the transaction id X found $9 rows on, at least one above the
+// first, and the chain gets the snapshot that names exactly the transactions
+// below X that have ended.
+//
+// header says what was found, also where nothing was written. same_file
+// compares the table's file now (a syscache look-up, after the lock) with that
+// of our snapshot: a snapshot does not survive TRUNCATE or a rewrite by others
+// (manual 13.6 "Caveats").
+const countWindow = `WITH ` + window + `,
+first AS MATERIALIZED (
+	SELECT l.xact_id FROM ranges r, LATERAL (
+		SELECT xact_id FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id LIMIT 1
+	) l LIMIT 1
+),
+cut AS MATERIALIZED (
+	SELECT l.xact_id FROM ranges r, LATERAL (
+		SELECT xact_id FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id OFFSET 0
+	) l OFFSET $9::bigint LIMIT 1
+),
+target AS MATERIALIZED (
+	SELECT end_id, end_id < pg_snapshot_xmax(here.snapshot) AS bounded,
+	       CASE WHEN end_id < pg_snapshot_xmax(here.snapshot)
+	            THEN format('%s:%s:%s', least(pg_snapshot_xmin(here.snapshot), end_id), end_id,
+	                        (SELECT string_agg(xid::text, ',' ORDER BY xid) FROM running WHERE xid < end_id))::pg_snapshot
+	            ELSE here.snapshot END AS snapshot
+	FROM here, last, LATERAL (
+		SELECT coalesce((SELECT greatest(cut.xact_id, (first.xact_id::text::bigint + 1)::text::xid8) FROM cut, first),
+		                pg_snapshot_xmax(here.snapshot)) AS end_id
+	) e
+),
+fresh AS (
+	SELECT l.user_id, l.created_at, l.tokens_used AS amount
+	FROM target, ranges r, LATERAL (
+		SELECT user_id, created_at, tokens_used FROM ai_usage_logs
+		WHERE xact_id >= r.lo AND xact_id < least(r.hi, target.end_id) OFFSET 0
+	) l
+	WHERE r.lo < target.end_id
+	UNION ALL
+	SELECT l.user_id, l.created_at, l.tokens_used
+	FROM ended, LATERAL (
+		SELECT user_id, created_at, tokens_used FROM ai_usage_logs WHERE xact_id = ended.xid OFFSET 0
+	) l
+),` + placeRows + `,
+file AS MATERIALIZED (
+	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
+	FROM pg_class c, totals WHERE c.oid = 'ai_usage_logs'::regclass
+),
+fence AS (
+	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
+	SELECT last.id + 1, target.snapshot, last.system_identifier, 'window', totals.rows, totals.users, $10, here.at
+	FROM last, here, target, totals, due, file
+	WHERE file.same AND here.system_identifier = last.system_identifier
+	  AND (totals.rows > 0 OR due.any) AND NOT due.everything
+	RETURNING id
+),
+whole AS MATERIALIZED ( -- late rows of a period that has no totals yet: all of it
+	SELECT d.user_id, d.period_start, l.tokens
+	FROM placed d, target, LATERAL (
+		SELECT sum(u.tokens_used) AS tokens FROM ai_usage_logs u
+		WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
+		  AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot))
+	) l
+	WHERE d.period_start < d.since
+	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+),
+counted AS (
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
+	SELECT d.user_id, d.period_start, d.period_end, coalesce(w.tokens, d.amount), fence.id
+	FROM fence, placed d LEFT JOIN whole w ON w.user_id = d.user_id AND w.period_start = d.period_start
+	ON CONFLICT (user_id, period_start) DO UPDATE
+		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+),
+begins AS ( -- a period in the future is looked at again when it begins
+	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
+	SELECT d.user_id, d.period_start, 'period_begins'
+	FROM fence, here, placed d
+	WHERE d.period_start > here.at
+	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+)
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
+       due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
+       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id LIMIT 1) END,
+       s.*
+FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
+LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
+LEFT JOIN (
+	SELECT ` + candidateColumns + `
+	FROM (SELECT k.*, d.newest FROM counted k JOIN placed d USING (user_id, period_start)) c
+	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	WHERE ` + worthDeciding + `
+) s ON true`
+
+// countEverything is the tick of another kind: every total from the rows at its
+// own snapshot, for the current and the previous period of each user and for
+// what lies ahead. Older periods are history. $9 is the earliest instant that
+// it reads, $10 the worker, $11 the kind.
+const countEverything = `WITH ` + window + `,
+fresh AS (
+	SELECT user_id, created_at, tokens_used AS amount FROM ai_usage_logs WHERE created_at >= $9::timestamptz
+),` + placeRows + `,
+file AS MATERIALIZED (
+	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
+	FROM pg_class c, totals WHERE c.oid = 'ai_usage_logs'::regclass
+),
+fence AS (
+	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
+	SELECT coalesce(last.id, 0) + 1, here.snapshot, here.system_identifier, $11, totals.rows, totals.users, $10, here.at
+	FROM here CROSS JOIN totals CROSS JOIN file LEFT JOIN last ON true
+	WHERE file.same AND coalesce(last.system_identifier = here.system_identifier, true)
+	RETURNING id
+),
+counted AS (
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
+	SELECT d.user_id, d.period_start, d.period_end, d.amount, fence.id
+	FROM fence, placed d WHERE d.period_start >= d.since
+	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+),
+emptied AS ( -- totals that no row supports any more
+	UPDATE tokenalert.usage_periods p SET tokens_used = 0, tick_id = fence.id
+	FROM fence, (
+		SELECT u.user_id, u.period_start
+		FROM tokenalert.usage_periods u
+		LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
+		JOIN tracked t ON t.reset_day = coalesce(a.reset_day, 1)
+		JOIN bounds b ON b.reset_day = t.reset_day AND b.period_start = u.period_start
+		WHERE u.period_start >= t.since AND u.tokens_used <> 0
+		  AND NOT EXISTS (SELECT FROM placed d WHERE d.user_id = u.user_id AND d.period_start = u.period_start)
+	) e
+	WHERE p.user_id = e.user_id AND p.period_start = e.period_start
+	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+),
+cleared AS (
+	DELETE FROM tokenalert.recounts r USING fence WHERE r.user_id IS NULL
+),
+begins AS (
+	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
+	SELECT d.user_id, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
+)
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
+       due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz,
+       s.*
+FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
+LEFT JOIN last ON true LEFT JOIN fence ON true
+LEFT JOIN (
+	SELECT ` + candidateColumns + `
+	FROM (SELECT *, NULL::timestamptz AS newest FROM counted UNION ALL SELECT *, NULL FROM emptied) c
+	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	WHERE ` + worthDeciding + `
+) s ON true`
+
+// countWanted deals with the corrections that are due, up to $9 of them: the
+// periods of the corrected rows and the user's current one are counted anew at
+// the snapshot that this tick has written into the chain, not at the tick's
+// own, which in a bounded tick would count ahead what the next one adds. A
+// correction without an instant asks only for a new decision.
+const countWanted = `WITH
+tick AS MATERIALIZED (
+	SELECT id, snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
+),
+here AS MATERIALIZED (
+	SELECT tokenalert.now() AS at
+),
+taken AS MATERIALIZED (
+	DELETE FROM tokenalert.recounts r USING (
+		SELECT r.id FROM tokenalert.recounts r, here
+		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
+		ORDER BY r.id LIMIT $9::bigint
+	) due
+	WHERE r.id = due.id
+	RETURNING r.user_id, r.at
+),
+fresh AS ( -- amount tells a count (1) from a decision (0)
+	SELECT DISTINCT user_id, at AS created_at, 1 AS amount FROM taken WHERE at IS NOT NULL
+	UNION ALL
+	SELECT taken.user_id, here.at, max((taken.at IS NOT NULL)::integer) FROM taken, here GROUP BY 1, 2
+),` + placeRows + `,
+counted AS (
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
+	SELECT d.user_id, d.period_start, d.period_end, l.tokens, tick.id
+	FROM tick, placed d, LATERAL (
+		SELECT coalesce(sum(u.tokens_used), 0) AS tokens FROM ai_usage_logs u
+		WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
+		  AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, tick.snapshot))
+	) l
+	WHERE d.amount > 0
+	  AND (l.tokens <> 0 OR EXISTS (SELECT FROM tokenalert.usage_periods p
+	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start))
+	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+)
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), s.*
+FROM (SELECT) one LEFT JOIN (
+	SELECT ` + candidateColumns + `
+	FROM (
+		SELECT *, NULL::timestamptz AS newest FROM counted
+		UNION ALL
+		SELECT p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks, NULL
+		FROM tokenalert.usage_periods p JOIN placed d USING (user_id, period_start) WHERE d.amount = 0
+	) c
+	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	WHERE ` + worthDeciding + `
+) s ON true`
+
+// forgetDeleted drops the totals of users that no longer exist. Where their
+// usage stays (a host without the foreign key), the recount that follows counts
+// it as any usage of an unknown user.
+const forgetDeleted = `
+DELETE FROM tokenalert.usage_periods p USING tokenalert.recounts r
+WHERE r.cause = 'user_deleted' AND p.user_id = r.user_id
+  AND NOT EXISTS (SELECT FROM tokenalert.accounts() a WHERE a.user_id = r.user_id)`
