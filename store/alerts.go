@@ -135,14 +135,19 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 			queueDecisions(batch, result, some)
 		}
 	}
+	committed := false
 	batch.Queue("COMMIT").Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" { // what a transaction that had failed answers
 			return fmt.Errorf("commit: the server answered %s", tag)
 		}
+		committed = true
 		return nil
 	})
 	queueLatencies(batch, result, decisions)
-	return conn.SendBatch(ctx, batch).Close()
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil && !committed {
+		return err
+	}
+	return nil // what follows the commit only measures
 }
 
 // writeIsolated writes each decision under a savepoint of its own. One that

@@ -27,7 +27,11 @@ func (s *Store) Listen(ctx context.Context, rung func(), failed func(error)) err
 			}
 			return conn, nil
 		},
-		LogError:       func(_ context.Context, err error) { failed(err) },
+		LogError: func(ctx context.Context, err error) {
+			if ctx.Err() == nil {
+				failed(err)
+			}
+		},
 		ReconnectDelay: time.Second, // the library's own default is a minute
 	}
 	l.Handle(channelBell, bellHandler(rung))

@@ -43,7 +43,7 @@ func Open(url, directURL string) (*Store, error) {
 	if directURL == "" {
 		directURL = url
 	}
-	direct, err := pgx.ParseConfig(directURL)
+	direct, err := pgxpool.ParseConfig(directURL) // which knows pool_… parameters, where pgx would send them to the server
 	if err != nil {
 		return nil, fmt.Errorf("direct database URL: %w", err)
 	}
@@ -51,7 +51,7 @@ func Open(url, directURL string) (*Store, error) {
 	pool.MinConns = 0
 	pool.MaxConnIdleTime = time.Minute
 	pool.ConnConfig.RuntimeParams["application_name"] = appTick
-	for _, c := range []*pgx.ConnConfig{pool.ConnConfig, direct} {
+	for _, c := range []*pgx.ConnConfig{pool.ConnConfig, direct.ConnConfig} {
 		if c.ConnectTimeout == 0 {
 			c.ConnectTimeout = connectTimeout
 		}
@@ -60,7 +60,7 @@ func Open(url, directURL string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	return &Store{pool: p, direct: direct}, nil
+	return &Store{pool: p, direct: direct.ConnConfig}, nil
 }
 
 // Close closes the pool, waiting for connections in use.

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"tokenalert/internal/demo"
+	"tokenalert/internal/privatepg"
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// catchUp bounds how long after the last call the worker may need to tell.
+const catchUp = 10 * time.Second
+
+func newDemo() *cobra.Command {
+	d := demonstration{}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show it at work on a private PostgreSQL; needs no configuration",
+		Long: `Start a private PostgreSQL, make the host's tables and users, log AI calls through
+the host's own function, and run the same worker as tokenalert run on top. Each
+alert is printed as it fires, with the time since its usage committed. At the
+end every total and every alert is compared with a count by plain SQL.
+
+PostgreSQL is taken from this machine (14 or later), else downloaded once. It
+listens on no network port, and is removed at the end, on Ctrl-C too.`,
+		Example: `  tokenalert demo
+  tokenalert demo --for 5m --rate 500 --users 200`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := d.validate(); err != nil {
+				return usageError{err}
+			}
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			return d.run(ctx, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().DurationVar(&d.duration, "for", 20*time.Second, "how long the users work; Ctrl-C ends it earlier")
+	cmd.Flags().Float64Var(&d.rate, "rate", 50, "calls a second, of all users together (0.1 to 10000)")
+	cmd.Flags().IntVar(&d.users, "users", 12, "number of users (1 to 10000)")
+	return cmd
+}
+
+// demonstration is one run of the demo.
+type demonstration struct {
+	duration time.Duration
+	rate     float64
+	users    int
+}
+
+func (d demonstration) validate() error {
+	var errs []error
+	if d.duration <= 0 {
+		errs = append(errs, fmt.Errorf("--for %s: must be above 0", d.duration))
+	}
+	if d.rate < 0.1 || d.rate > 10000 {
+		errs = append(errs, fmt.Errorf("--rate %g: must be from 0.1 to 10000", d.rate))
+	}
+	if d.users < 1 || d.users > 10000 {
+		errs = append(errs, fmt.Errorf("--users %d: must be from 1 to 10000", d.users))
+	}
+	return errors.Join(errs...)
+}
+
+// tokens is what a call uses, so that on average a user ends at 1.2 times the
+// limit.
+func (d demonstration) tokens() int {
+	calls := d.rate * d.duration.Seconds() / float64(d.users)
+	return min(max(2, int(1.2*demo.Limit/calls)), 2*demo.Limit)
+}
+
+func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+	say("starting a private PostgreSQL …")
+	server, err := privatepg.Start(ctx, privatepg.Options{Settings: map[string]string{"track_commit_timestamp": "on"}})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), catchUp)
+		defer cancel()
+		err = errors.Join(err, server.Stop(stopping))
+	}()
+	if err := demo.CreateDatabase(ctx, server.URL("postgres")); err != nil {
+		return err
+	}
+	hostURL := server.URLAs(demo.HostRole, demo.Database)
+	platform, err := demo.NewPlatform(ctx, hostURL, d.users)
+	if err != nil {
+		return err
+	}
+	migrator, err := store.NewMigrator(hostURL)
+	if err != nil {
+		return err
+	}
+	defer migrator.Close()
+	if err := migrator.Up(ctx); err != nil {
+		return err
+	}
+	if err := migrator.Grant(ctx, demo.WorkerRole); err != nil {
+		return err
+	}
+	s, err := loadSettings([]string{
+		databaseVar + "=" + server.URLAs(demo.WorkerRole, demo.Database),
+		"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_FORMAT=json",
+	})
+	if err != nil {
+		return err
+	}
+	say("PostgreSQL %d, migrated; %d users with a limit of %d tokens; %g calls a second for %s", server.Version()/10000, d.users, demo.Limit, d.rate, d.duration)
+
+	follower := follower{platform: platform, say: say}
+	logs, logWriter := io.Pipe()
+	log, err := worker.NewLogger(s.LogLevel, s.LogFormat, logWriter, false)
+	if err != nil {
+		return err
+	}
+	working, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorker()
+	var group errgroup.Group
+	group.Go(func() error { return follower.follow(logs) })
+	group.Go(func() error {
+		defer logWriter.Close()
+		return run(working, s, log)
+	})
+
+	traffic, endTraffic := context.WithTimeout(ctx, d.duration)
+	defer endTraffic()
+	calls, err := platform.Traffic(traffic, hostURL, d.rate, d.tokens())
+	if err == nil {
+		err = audit(context.WithoutCancel(ctx), server.URL(demo.Database), s.Thresholds, calls, say)
+	}
+	stopWorker()
+	err = errors.Join(err, group.Wait())
+	follower.summarize()
+	if err == nil {
+		say("verdict: every total and every alert is right")
+	}
+	return err
+}
+
+// audit waits until the worker has counted and told everything, or for as long
+// as that may take, and prints the comparison.
+func audit(ctx context.Context, url string, thresholds []int, calls int64, say func(string, ...any)) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*catchUp)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var a demo.Audit
+	for began := time.Now(); ; {
+		if a, err = demo.RunAudit(ctx, conn, thresholds); err != nil {
+			return err
+		}
+		if a.Passed() || time.Since(began) > catchUp {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	say("\n%d calls, %d tokens, %d users, compared with a count by plain SQL:", calls, a.Tokens, a.Users)
+	say("  totals that differ              %d of %d", a.WrongTotals, a.Users)
+	say("  crossings without an alert      %d of %d", a.Missing, a.Expected)
+	say("  crossings alerted twice         %d", a.Doubled)
+	say("  alerts without a crossing       %d", a.Unexpected)
+	say("  notifications without an alert,")
+	say("  or told without a notification  %d of %d", a.Unmatched, a.Told)
+	if !a.Passed() {
+		return errors.New("verdict: WRONG, see above")
+	}
+	return nil
+}
+
+// follower reads the worker's log, as people do.
+type follower struct {
+	platform  *demo.Platform
+	say       func(string, ...any)
+	latencies []float64 // milliseconds
+}
+
+// line is what the demo reads of a log line.
+type line struct {
+	Event     string    `json:"event"`
+	Level     string    `json:"level"`
+	Msg       string    `json:"msg"`
+	Error     string    `json:"error"`
+	User      uuid.UUID `json:"user"`
+	Threshold int       `json:"threshold"`
+	Percent   float64   `json:"percent"`
+	Used      int64     `json:"used"`
+	Limit     int64     `json:"limit"`
+	Reason    string    `json:"reason"`
+	Latency   *float64  `json:"latency_ms"`
+}
+
+func (f *follower) follow(logs io.Reader) error {
+	lines := bufio.NewScanner(logs)
+	for lines.Scan() {
+		var l line
+		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+			return fmt.Errorf("read the worker's log: %w", err)
+		}
+		name := f.platform.Names[l.User]
+		switch l.Event {
+		case string(worker.EventAlertSent):
+			after := ""
+			if l.Latency != nil {
+				f.latencies = append(f.latencies, *l.Latency)
+				after = fmt.Sprintf("   %.1f ms after the commit", *l.Latency)
+			}
+			f.say("  %3d %%  %-12s told: %d of %d tokens (%.1f %%)%s", l.Threshold, name, l.Used, l.Limit, l.Percent, after)
+		case string(worker.EventAlertSuppressed):
+			f.say("  %3d %%  %-12s recorded, not told: %s", l.Threshold, name, l.Reason)
+		default:
+			if l.Level == "warn" || l.Level == "error" {
+				f.say("  %s: %s %s", l.Level, l.Msg, l.Error)
+			}
+		}
+	}
+	return lines.Err()
+}
+
+func (f *follower) summarize() {
+	if len(f.latencies) == 0 {
+		return
+	}
+	slices.Sort(f.latencies)
+	at := func(q float64) float64 { return f.latencies[int(q*float64(len(f.latencies)-1)+0.5)] }
+	f.say("commit to alert, %d told: p50 %.1f ms, p99 %.1f ms, maximum %.1f ms", len(f.latencies), at(0.5), at(0.99), at(1))
+}

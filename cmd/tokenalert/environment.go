@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/caarlos0/env/v11"
+
+	"tokenalert/worker"
+)
+
+// settings is what the environment says: the worker's part, and how to reach
+// the database.
+type settings struct {
+	worker.Config
+	// databaseURL is a connection string in one of pgx's two forms. It may be
+	// empty: pgx then takes all from the PG* variables.
+	databaseURL string
+	// listenURL is for the connections that a pooler in transaction mode would
+	// break: lead and listener.
+	listenURL string
+
+	environment map[string]string
+}
+
+const (
+	prefix      = "TOKENALERT_"
+	databaseVar = "DATABASE_URL"
+	listenVar   = "TOKENALERT_LISTEN_URL"
+)
+
+// loadSettings reads environ, which has the form of os.Environ, and reports
+// every error at once. No error holds a connection string or a part of one.
+// PG* variables are not looked up in environ, except for print: pgx reads them
+// from the process's own environment.
+func loadSettings(environ []string) (settings, error) {
+	environment := env.ToMap(environ)
+	for _, name := range []string{databaseVar, listenVar} {
+		if environment[name] == "" {
+			delete(environment, name)
+		}
+	}
+	config, err := worker.LoadConfig(environment)
+	s := settings{
+		Config:      config,
+		databaseURL: environment[databaseVar],
+		listenURL:   cmp.Or(environment[listenVar], environment[databaseVar]),
+		environment: environment,
+	}
+
+	errs := s.unknownNames()
+	if fault := connectionFault(s.databaseURL); fault != "" {
+		name := databaseVar
+		if s.databaseURL == "" {
+			name = "the set of PG* variables"
+		}
+		errs = append(errs, fmt.Errorf("%s %s", name, fault))
+	}
+	if s.listenURL != s.databaseURL {
+		if fault := connectionFault(s.listenURL); fault != "" {
+			errs = append(errs, fmt.Errorf("%s %s", listenVar, fault))
+		}
+	}
+	return s, errors.Join(append(errs, err)...)
+}
+
+// all lists every setting, those of the database first and unmasked.
+func (s settings) all() []worker.Setting {
+	return append([]worker.Setting{
+		{
+			Name: databaseVar, Value: s.databaseURL, Default: "PG* variables",
+			Help: "the host's database: a URL, or keyword=value",
+		},
+		{
+			Name: listenVar, Value: s.listenURL, Default: databaseVar,
+			Help: "a direct connection, where the first goes through a pooler",
+		},
+	}, s.Settings()...)
+}
+
+// print writes every effective setting as NAME=value, secrets masked, first
+// what the environment gives, then what it leaves to the defaults.
+func (s settings) print(w io.Writer) error {
+	var given, defaults strings.Builder
+	line := func(to *strings.Builder, name, value string) {
+		if strings.ContainsFunc(value, func(r rune) bool { return !strconv.IsPrint(r) }) {
+			value = strconv.Quote(value)
+		}
+		fmt.Fprintf(to, "%s=%s\n", name, value)
+	}
+	for _, row := range s.all() {
+		if row.Name == databaseVar || row.Name == listenVar {
+			row.Value = maskConnection(row.Value)
+		}
+		if _, found := s.environment[row.Name]; found {
+			line(&given, row.Name, row.Value)
+		} else {
+			line(&defaults, row.Name, row.Value)
+		}
+		if row.Name != databaseVar {
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(pgVariables)) {
+			if value := s.environment[name]; value != "" {
+				line(&given, name, maskValue(pgVariables[name], value))
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w, "# from the environment\n%s# defaults\n%s", &given, &defaults)
+	return err
+}
+
+// settingsHelp is the table of all variables for --help.
+func settingsHelp() string {
+	var b strings.Builder
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range (settings{}).all() {
+		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\n", row.Name, row.Default, row.Help)
+	}
+	_ = table.Flush() // a strings.Builder does not fail
+	return b.String()
+}
+
+// unknownNames refuses what looks like a setting of ours and is none: a typo
+// would otherwise leave the default in force without a word.
+func (s settings) unknownNames() []error {
+	var known []string
+	for _, row := range s.all() {
+		known = append(known, row.Name)
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(s.environment)) {
+		ours := len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+		if !ours || slices.Contains(known, name) || s.isServiceLink(name) {
+			continue
+		}
+		rest := strings.ToUpper(name[len(prefix):])
+		nearest := slices.MinFunc(known, func(a, b string) int {
+			return cmp.Compare(distance(rest, strings.TrimPrefix(a, prefix)), distance(rest, strings.TrimPrefix(b, prefix)))
+		})
+		errs = append(errs, fmt.Errorf("%s is not a setting; the nearest is %s", name, nearest))
+	}
+	return errs
+}
+
+// isServiceLink reports whether the variable is one of those that Kubernetes
+// puts into every pod for a Service called tokenalert or tokenalert-something
+// (enableServiceLinks in the PodSpec): nobody set it, so it is no typo.
+func (s settings) isServiceLink(name string) bool {
+	for other := range s.environment {
+		service, ok := strings.CutSuffix(other, "_SERVICE_HOST")
+		if !ok || s.environment[service+"_SERVICE_PORT"] == "" {
+			continue
+		}
+		link, ok := strings.CutPrefix(name, service+"_")
+		if ok && (link == "PORT" || strings.HasPrefix(link, "PORT_") || strings.HasPrefix(link, "SERVICE_")) {
+			return true
+		}
+	}
+	return false
+}
+
+// distance is Damerau–Levenshtein's, where a pair once swapped is not touched
+// again: how many bytes to insert, delete, replace or swap with the next.
+func distance(a, b string) int {
+	var before []int
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := range len(a) {
+		row := make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			change := 1
+			if a[i] == b[j] {
+				change = 0
+			}
+			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+change)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return last[len(b)]
+}

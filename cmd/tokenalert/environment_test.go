@@ -1,0 +1,345 @@
+package main
+
+import (
+	"errors"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func printed(t *testing.T, s settings) string {
+	t.Helper()
+	var b strings.Builder
+	require.NoError(t, s.print(&b))
+	return b.String()
+}
+
+func TestLoadSettingsDatabase(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name             string
+		environ          []string
+		database, listen string
+	}{
+		{"nothing", nil, "", ""},
+		{"one for both", []string{"DATABASE_URL=postgres://h/db"}, "postgres://h/db", "postgres://h/db"},
+		{"keywords", []string{"DATABASE_URL=host=h dbname=db"}, "host=h dbname=db", "host=h dbname=db"},
+		{"a pooler", []string{"DATABASE_URL=postgres://pool/db", "TOKENALERT_LISTEN_URL=postgres://h/db"}, "postgres://pool/db", "postgres://h/db"},
+		{"empty ones", []string{"DATABASE_URL=", "TOKENALERT_LISTEN_URL="}, "", ""},
+		{"only listen", []string{"TOKENALERT_LISTEN_URL=postgres://h/db"}, "", "postgres://h/db"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, err := loadSettings(tt.environ)
+			require.NoError(t, err)
+			assert.Equal(t, tt.database, s.databaseURL)
+			assert.Equal(t, tt.listen, s.listenURL)
+		})
+	}
+}
+
+// Not in parallel: pgx reads the process's own environment.
+func TestLoadSettingsBrokenPGVariable(t *testing.T) {
+	t.Setenv("PGPASSWORD", "hunter2")
+	t.Setenv("PGPORT", "hunter2")
+	_, err := loadSettings(os.Environ())
+	require.ErrorContains(t, err, "the set of PG* variables has a port that is not a number")
+	assert.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestLoadSettingsUnknownName(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ given, nearest string }{
+		{"TOKENALERT_TRESHOLDS", "TOKENALERT_THRESHOLDS"},
+		{"TOKENALERT_THRESHOLD", "TOKENALERT_THRESHOLDS"},
+		{"TOKENALERT_TIMEZONE", "TOKENALERT_TIME_ZONE"},
+		{"TOKENALERT_BELL_LAESE", "TOKENALERT_BELL_LEASE"},
+		{"TOKENALERT_BEL", "TOKENALERT_BELL"},
+		{"TOKENALERT_PAUSE_MAXIMUM", "TOKENALERT_PAUSE_MAX"},
+		{"TOKENALERT_DATABASE_URL", "DATABASE_URL"},
+		{"TOKENALERT_LISTENURL", "TOKENALERT_LISTEN_URL"},
+		{"tokenalert_log_level", "TOKENALERT_LOG_LEVEL"},
+		{"Tokenalert_Log_Level", "TOKENALERT_LOG_LEVEL"},
+		{"TOKENALERT_", "TOKENALERT_BELL"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.given, func(t *testing.T) {
+			t.Parallel()
+			_, err := loadSettings([]string{tt.given + "=hunter2"})
+			require.EqualError(t, err, tt.given+" is not a setting; the nearest is "+tt.nearest)
+		})
+	}
+}
+
+func TestLoadSettingsLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	links := []string{
+		"TOKENALERT_SERVICE_HOST=10.0.0.1", "TOKENALERT_SERVICE_PORT=8080", "TOKENALERT_SERVICE_PORT_HTTP=8080",
+		"TOKENALERT_PORT=tcp://10.0.0.1:8080", "TOKENALERT_PORT_8080_TCP=tcp://10.0.0.1:8080", "TOKENALERT_PORT_8080_TCP_ADDR=10.0.0.1",
+		"TOKENALERT_METRICS_SERVICE_HOST=10.0.0.2", "TOKENALERT_METRICS_SERVICE_PORT=80", "TOKENALERT_METRICS_PORT=tcp://10.0.0.2:80",
+	}
+	_, err := loadSettings(append(links, "HOME=/", "TOKENALERTS_BELL=1", "TOKENALERT=1"))
+	require.NoError(t, err)
+
+	_, err = loadSettings([]string{"TOKENALERT_PORT=8080"})
+	require.ErrorContains(t, err, "TOKENALERT_PORT is not a setting")
+	_, err = loadSettings(append(links, "TOKENALERT_METRIC=1"))
+	require.ErrorContains(t, err, "TOKENALERT_METRIC is not a setting")
+}
+
+func TestLoadSettingsReportsAllAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := loadSettings([]string{
+		"DATABASE_URL=postgres://ann:hunter2/x@h/db",
+		"TOKENALERT_LISTEN_URL=host=h password='hunter2",
+		"TOKENALERT_BEL=on",
+		"TOKENALERT_TICK_TARGET=quick",
+		"TOKENALERT_LEAD_TIMEOUT=5s",
+	})
+	require.Error(t, err)
+	lines := strings.Split(err.Error(), "\n")
+	require.Len(t, lines, 5, err)
+	for _, name := range []string{"DATABASE_URL ", "TOKENALERT_LISTEN_URL ", "TOKENALERT_BEL ", "TOKENALERT_TICK_TARGET=", "TOKENALERT_LEAD_TIMEOUT="} {
+		assert.True(t, slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, name) }), name)
+	}
+	assert.NotContains(t, err.Error(), "hunter2")
+}
+
+// Strings that cannot be read, or that pgx reads as something else than was
+// meant: each is named with a reason, and nothing of it is quoted anywhere.
+func TestConnectionFault(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ given, says string }{
+		{"postgres://ann:hunter2%zz@h/db", "is not a valid URL"},
+		{"postgres://ann:a hunter2@h/db", "is not a valid URL"},
+		{"postgres://ann@h/db?password=a&hunter2", "is not a valid URL"},
+		{"postgres://ann@h/db?password=a=hunter2", "is not a valid URL"},
+		{"postgres://ann@h/hunter2%zz", "is not a valid URL"},
+		{"postgres://ann:hunter2/x@h/db", "port that is not a number"},
+		{"postgres://ann:hunter2", "port that is not a number"},
+		{"postgres://ann:12/hunter2@h/db", "has an @ that does not end"},
+		{"postgres://ann:a@hunter2@h/db", "has an @ that does not end"},
+		{"postgres://ann:1/2?a=hunter2@h/db", "has an @ that does not end"},
+		{"postgres://h/db?hunter2-x=1", "whose name cannot be one"},
+		{"POSTGRES://ann:hunter2@h/db?sslmode=disable", "whose name cannot be one"},
+		{"postgresql+asyncpg://ann:hunter2@h/db?ssl=1", "whose name cannot be one"},
+		{" postgres://ann:hunter2@h/db?a=b", "whose name cannot be one"},
+		{"mysql://ann:hunter2@h/db", "neither a postgres:// URL nor"},
+		{"hunter2", "neither a postgres:// URL nor"},
+		{"host=h password=a hunter2 user=ann", "neither a postgres:// URL nor"},
+		{"host=h password='it''s hunter2'", "neither a postgres:// URL nor"},
+		{"host=h password='hunter2", "neither a postgres:// URL nor"},
+		{`host=h password='a\'hunter2`, "neither a postgres:// URL nor"},
+		{`password='a\'hunter2' host=h port=x`, "port that is not a number"},
+		{"password = hunter2 host=h port=x", "port that is not a number"},
+		{"host=a,b port=1,2,3 password = hunter2", "list of ports"},
+		{"host=h password = hunter2 sslrootcert=/nowhere", "asks for TLS in a way that does not work"},
+		{"host=h password = hunter2 sslrootcert=/nowhere", ": no such file or directory"},
+		{"host=h password = hunter2 sslmode=maybe", "asks for TLS"},
+		{"host=h password = hunter2 connect_timeout=x", "invalid connect_timeout"},
+		{"host=h password = hunter2 target_session_attrs=x", "invalid target_session_attrs"},
+		{"host=h password = hunter2 channel_binding=x", "invalid channel_binding"},
+		{"host=h password = hunter2 require_auth=x", "invalid require_auth"},
+		{"host=h password = hunter2 min_protocol_version=9", "invalid min_protocol_version"},
+		{"host=h password = hunter2 max_protocol_version=9", "invalid max_protocol_version"},
+		{"host=h password = hunter2 sslcertmode=x", "invalid sslcertmode"},
+		{"host=h password = hunter2 service=x servicefile=/nowhere", "names a service"},
+		{"host=h password = hunter2 pool_max_conns=0", "invalid pool_ parameter"},
+		{"host=h password = hunter2 default_query_exec_mode=x", "invalid default_query_exec_mode"},
+		{"host=h password = hunter2 statement_cache_capacity=x", "invalid statement_cache_capacity"},
+		{"host=h password=hunter2\x00", "neither a postgres:// URL nor"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.given, func(t *testing.T) {
+			t.Parallel()
+			s, err := loadSettings([]string{"DATABASE_URL=" + tt.given})
+			require.ErrorContains(t, err, tt.says)
+			assert.True(t, strings.HasPrefix(err.Error(), "DATABASE_URL "), err)
+			assert.NotContains(t, err.Error(), "hunter2")
+			var unredacted *pgconn.ParseConfigError // has the string in a field
+			require.NotErrorAs(t, err, &unredacted)
+			assert.NotContains(t, printed(t, s), "hunter2")
+			assert.Equal(t, "xxxxx", maskConnection(tt.given))
+		})
+	}
+}
+
+func TestMaskConnection(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ given, shown string }{
+		{"", ""},
+		{"postgres://h/db", "postgres://h/db"},
+		{"postgres://ann@h:5433/db", "postgres://ann@h:5433/db"},
+		{"postgres://ann:hunter2@h/db?sslmode=require", "postgres://ann:xxxxx@h/db?sslmode=require"},
+		{"postgresql://ann:hunter2:x?#@h1:1,[::1]:2/db", "postgresql://ann:xxxxx@h1:1,[::1]:2/db"},
+		{"postgres://ann:@h", "postgres://ann:xxxxx@h"},
+		{"postgres://:hunter2@h", "postgres://:xxxxx@h"},
+		{"postgres://ann:%68unter2@h", "postgres://ann:xxxxx@h"},
+		{"postgres://h/db?user=ann&password=hunter2", "postgres://h/db?user=ann&password=xxxxx"},
+		{"postgres://h/db?pass%77ord=hunter2&port=1", "postgres://h/db?pass%77ord=xxxxx&port=1"},
+		{"postgres://h/db? password =hunter2", "postgres://h/db? password =xxxxx"},
+		{"postgres://h/db?sslpassword=hunter2&sslkey=", "postgres://h/db?sslpassword=xxxxx&sslkey="},
+		{"postgres://h?pool_max_conns=4&oauth_client_secret=hunter2", "postgres://h?pool_max_conns=4&oauth_client_secret=xxxxx"},
+		{"postgres://h?options=-c%20app.password=hunter2", "xxxxx"}, // a second = is an error to libpq
+		{"postgres://h?options=-c%20app.password%3Dhunter2", "postgres://h?options=xxxxx"},
+		{"postgres://h?options=-c%20jit%3Doff", "postgres://h?options=-c%20jit%3Doff"},
+		{"host=h password=hunter2 user=ann", "host=h password=xxxxx user=ann"},
+		{"host = h\tpassword = hunter2\nuser = ann ", "host=h password=xxxxx user=ann"},
+		{`password='it\'s a hunter2, "quoted" \\' host=h`, "password=xxxxx host=h"},
+		{`password=a\ hunter2 host=h`, "password=xxxxx host=h"},
+		{`password=hunter2\`, "password=xxxxx"},
+		{"password='hunter2'host=h", "password=xxxxx host=h"},
+		{"password=hunter1 password=hunter2", "password=xxxxx password=xxxxx"},
+		{"host='' password=", "host='' password=xxxxx"},
+		{`application_name='my \'app\\' passfile=/p`, `application_name='my \'app\\' passfile=/p`},
+		{"host=h sslpassword='hunter2 x'", "host=h sslpassword=xxxxx"},
+		{"host=h my.secret=hunter2", "host=h my.secret=xxxxx"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.given, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, tt.shown, maskConnection(tt.given))
+		})
+	}
+}
+
+func TestPrint(t *testing.T) {
+	t.Parallel()
+	s, err := loadSettings([]string{
+		"TOKENALERT_WORKER_NAME=w-1",
+		"TOKENALERT_THRESHOLDS=100,50",
+		"TOKENALERT_HTTP_ADDRESS=",
+		"DATABASE_URL=postgres://ann:hunter2@pool/db",
+		"TOKENALERT_LISTEN_URL=host=h password='hunter2 x'",
+		"PGPASSWORD=hunter2", "PGSSLPASSWORD=hunter2", "PGPASSFILE=/etc/pgpass", "PGUSER=", "PGAPPNAME=a\nb", "PGOPTIONS=-c my.token=hunter2", "PGDATA=/var",
+	})
+	require.NoError(t, err)
+	assert.Equal(t, `# from the environment
+DATABASE_URL=postgres://ann:xxxxx@pool/db
+PGAPPNAME="a\nb"
+PGOPTIONS=xxxxx
+PGPASSFILE=/etc/pgpass
+PGPASSWORD=xxxxx
+PGSSLPASSWORD=xxxxx
+TOKENALERT_LISTEN_URL=host=h password=xxxxx
+TOKENALERT_THRESHOLDS=50,100
+TOKENALERT_HTTP_ADDRESS=off
+TOKENALERT_WORKER_NAME=w-1
+# defaults
+TOKENALERT_TIME_ZONE=UTC
+TOKENALERT_LANGUAGE=es
+TOKENALERT_LINK_URL=/admin/token-usage
+TOKENALERT_BACKFILL=tell
+TOKENALERT_BELL=auto
+TOKENALERT_BELL_LEASE=30s
+TOKENALERT_BELL_RENEWAL=10s
+TOKENALERT_LEAD_PING=3s
+TOKENALERT_LEAD_TIMEOUT=10s
+TOKENALERT_LEAD_RETRY=1s
+TOKENALERT_PAUSE_MIN=2ms
+TOKENALERT_PAUSE_MAX=250ms
+TOKENALERT_TICK_TARGET=500ms
+TOKENALERT_TICK_RETENTION=168h
+TOKENALERT_RECONCILE_INTERVAL=24h
+TOKENALERT_LOG_LEVEL=info
+TOKENALERT_LOG_FORMAT=auto
+TOKENALERT_SHUTDOWN_GRACE=10s
+`, printed(t, s))
+
+	require.EqualError(t, s.print(failingWriter{}), "no space left on device")
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+func TestSettingsHelp(t *testing.T) {
+	t.Parallel()
+	help := settingsHelp()
+	s, err := loadSettings(nil)
+	require.NoError(t, err)
+	assert.Len(t, strings.Split(strings.TrimSpace(help), "\n"), len(s.all()))
+	for _, row := range s.all() {
+		assert.Regexp(t, `(?m)^  `+row.Name+` +`+regexp.QuoteMeta(row.Default)+` +\S`, help)
+	}
+	for line := range strings.SplitSeq(help, "\n") {
+		assert.LessOrEqual(t, len(line), 120, line)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0},
+		{"", "abc", 3},
+		{"abc", "", 3},
+		{"bell", "bell", 0},
+		{"bell", "ball", 1},
+		{"bell", "bel", 1},
+		{"bell", "bells", 1},
+		{"bell", "blel", 1},
+		{"ca", "abc", 3}, // 2 if a swapped pair could be touched again
+		{"kitten", "sitting", 3},
+	}
+	for _, tt := range tests {
+		assert.Equal(t, tt.want, distance(tt.a, tt.b), "%q %q", tt.a, tt.b)
+	}
+}
+
+// A password, well quoted, leaves no trace: whatever it is, the output is the
+// same. Put in as it is, it may break the string apart, but never comes out
+// in one piece. The same for the errors and for what print writes.
+func FuzzMaskConnection(f *testing.F) {
+	for _, seed := range []string{"hunter2", "a b", `it's "me" \`, "a@b", "1/2", "1/2?a=b", "x&y=z", "x&y", "%41", "#", ":", " ", "\\", "'", "a' host='b", "é", "[", "\xff"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, password string) {
+		if strings.ContainsRune(password, 0) {
+			t.Skip("no environment variable holds a NUL")
+		}
+		quoted := "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(password) + "'"
+		percent := strings.ReplaceAll(url.QueryEscape(password), "+", "%20")
+		for given, want := range map[string]string{
+			"postgres://ann:" + percent + "@h:1/db":                 "postgres://ann:xxxxx@h:1/db",
+			"postgres://h/db?user=ann&password=" + percent:          "postgres://h/db?user=ann&password=xxxxx",
+			"postgres://h/db?sslpassword=" + percent + "&user=ann":  "postgres://h/db?sslpassword=xxxxx&user=ann",
+			"user=ann password=" + quoted + " host=h":               "user=ann password=xxxxx host=h",
+			"user=ann sslpassword = " + quoted + "password=" + "''": "user=ann sslpassword=xxxxx password=xxxxx",
+		} {
+			if got := maskConnection(given); got != want {
+				t.Errorf("%q is shown as %q", given, got)
+			}
+		}
+
+		secret := "<" + password + ">" // found in nothing else
+		for _, given := range []string{
+			"postgres://ann:" + secret + "@h:1/db",
+			"postgres://h/db?password=" + secret,
+			"postgres://h/db?password=" + secret + "&user=ann",
+			"host=h password=" + secret + " user=ann",
+			"host=h password='" + secret + "' user=ann",
+			"password=" + secret,
+			secret,
+		} {
+			s, err := loadSettings([]string{"DATABASE_URL=" + given, "PGPASSWORD=" + secret})
+			out := printed(t, s)
+			if err != nil {
+				out += err.Error()
+			}
+			if strings.Contains(out, secret) || strings.Contains(maskConnection(given), secret) {
+				t.Errorf("%q is shown in\n%s", given, out)
+			}
+		}
+	})
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"tokenalert/store"
+)
+
+func newMigrate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the host's database to tokenalert's schema, and back",
+		Long: `Change the host's database, as the role that owns ai_usage_logs and users, over a
+direct connection: TOKENALERT_LISTEN_URL where it is set, else DATABASE_URL or
+the PG* variables.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newMigrateUp(), newMigrateDown(), newMigrateStatus(), newMigrateGrant())
+	return cmd
+}
+
+func newMigrator(cmd *cobra.Command) (*store.Migrator, error) {
+	s, err := loadSettings(os.Environ())
+	if err != nil {
+		return nil, err
+	}
+	m, err := store.NewMigrator(s.listenURL)
+	if err != nil {
+		return nil, err
+	}
+	m.Progress = func(sentence string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), sentence) }
+	return m, nil
+}
+
+func newMigrateUp() *cobra.Command {
+	var allowPublication bool
+	var patience time.Duration
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Install or update the schema, and repair what is broken",
+		Long: `Install or update the schema. The host goes on meanwhile: no table is rewritten,
+the index is built concurrently, and each short exclusive lock is given up after
+200 ms and tried again. The host's own alert trigger is taken over last, in one
+transaction, so that at no moment both alert.
+
+Run again, it changes nothing but what is broken: privileges lost in a restore,
+an invalid index, a chain of ticks from another cluster.`,
+		Example: `  DATABASE_URL=postgres://owner@db.example.com/cms tokenalert migrate up`,
+		Args:    arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := newMigrator(cmd)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			m.AllowPublication, m.LockPatience = allowPublication, patience
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			if err := m.Up(ctx); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "the schema is up to date")
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&allowPublication, "allow-publication", false, "go on although ai_usage_logs is published: its subscribers have the column xact_id")
+	cmd.Flags().DurationVar(&patience, "lock-patience", 10*time.Minute, "how long to try again while a lock is not to be had")
+	return cmd
+}
+
+func newMigrateDown() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Give the host back what it had; the history is kept in tokenalert_archive",
+		Long: `Remove the schema, the column, the triggers. The host gets back its own alert
+trigger and, in its own form, the newest alert row for each user and threshold.
+Our history moves to the schema tokenalert_archive, from which a later
+migrate up takes it in again.`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !yes {
+				if err := confirm(cmd, "This removes tokenalert from the database; nobody is told any more. Type yes to go on: "); err != nil {
+					return err
+				}
+			}
+			m, err := newMigrator(cmd)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			return m.Down(ctx)
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+// confirm asks on a terminal, and refuses where there is none.
+func confirm(cmd *cobra.Command, question string) error {
+	if in, ok := cmd.InOrStdin().(*os.File); ok && !term.IsTerminal(int(in.Fd())) {
+		return usageError{errors.New("there is no terminal to ask on; pass --yes")}
+	}
+	_, _ = fmt.Fprint(cmd.OutOrStdout(), question)
+	answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(answer) != "yes" {
+		return errors.New("nothing was changed")
+	}
+	return nil
+}
+
+func newMigrateStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "List the migrations and when each was applied",
+		Args:  arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := newMigrator(cmd)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			steps, err := m.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, s := range steps {
+				applied := "pending"
+				if !s.AppliedAt.IsZero() {
+					applied = s.AppliedAt.UTC().Format(time.RFC3339)
+				}
+				_, _ = fmt.Fprintf(table, "%s\t%s\n", s.Name, applied) // Flush reports it
+			}
+			return table.Flush()
+		},
+	}
+}
+
+func newMigrateGrant() *cobra.Command {
+	return &cobra.Command{
+		Use:   "grant ROLE",
+		Short: "Give a role exactly what `tokenalert run` needs",
+		Long: `Give an existing role what a tick needs and no more. It can read neither prompt
+nor response of ai_usage_logs, and change nothing of the host's but
+token_limit_alerts and notifications. migrate up gives it again where a restore
+has lost it.`,
+		Example: `  psql -c "CREATE ROLE tokenalert LOGIN PASSWORD '…'"
+  tokenalert migrate grant tokenalert`,
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := newMigrator(cmd)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			if err := m.Grant(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the role %s can run tokenalert\n", args[0])
+			return err
+		},
+	}
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// What the probes bear: a loop that does not move, a database that does not
+// answer, a leader that does not tick.
+var healthBounds = worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second}
+
+func newRun() *cobra.Command {
+	var printConfig bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the worker: follow, lead, count and tell",
+		Long: `Run the worker until SIGTERM or SIGINT. Any number may run; one leads, the others
+wait. It needs the schema (tokenalert migrate up) and a role that was given
+what it needs (tokenalert migrate grant ROLE).
+
+The first signal stops it gracefully: the tick is finished or rolled back, the
+bell silenced, the lead released. A second signal ends it at once.
+
+Settings come from the environment:
+
+` + settingsHelp(),
+		Example: `  DATABASE_URL=postgres://tokenalert@db.example.com/cms tokenalert run
+  tokenalert run --print-config`,
+		Args: arguments(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(os.Environ())
+			if printConfig {
+				return errors.Join(s.print(cmd.OutOrStdout()), err)
+			}
+			if err != nil {
+				return err
+			}
+			log, err := worker.NewLogger(s.LogLevel, s.LogFormat, os.Stdout, term.IsTerminal(int(os.Stdout.Fd())))
+			if err != nil {
+				return err
+			}
+			ctx, stop := untilSignal(cmd.Context())
+			defer stop()
+			return run(ctx, s, log)
+		},
+	}
+	cmd.Flags().BoolVar(&printConfig, "print-config", false, "print the effective settings, secrets masked, and exit")
+	return cmd
+}
+
+// signaled is the cause of a context that a signal ended.
+type signaled struct{ os.Signal }
+
+func (s signaled) Error() string { return s.String() }
+
+// untilSignal returns a context that ends with the first SIGTERM or SIGINT. The
+// second ends the process at once.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		select {
+		case first := <-signals:
+			cancel(signaled{first})
+		case <-ctx.Done():
+			return
+		}
+		if second, ok := (<-signals).(syscall.Signal); ok {
+			os.Exit(128 + int(second))
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}
+
+// run runs a worker and its HTTP endpoints until ctx ends, gracefully, or
+// until it cannot go on.
+func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
+	since := time.Now()
+	log.Info("starting", worker.Event(worker.EventWorkerStarted),
+		zap.String("version", version), zap.String("commit", buildCommit()), zap.String("worker", s.WorkerName))
+	defer func() {
+		log.Info("stopped", worker.Event(worker.EventWorkerStopped), zap.Duration("uptime_ms", time.Since(since)))
+		_ = log.Sync() // a terminal or a pipe cannot be synced
+	}()
+	database, err := store.Open(s.databaseURL, s.listenURL)
+	if err != nil {
+		return err
+	}
+	defer database.Close()
+	metrics := worker.NewMetrics(version, buildCommit())
+	health := worker.NewHealth(time.Now, healthBounds)
+	w, err := worker.New(s.Config, database, log, metrics, health)
+	if err != nil {
+		return err
+	}
+
+	// A graceful stop that takes longer than its grace is none.
+	graceOver, forced := context.WithCancel(context.Background())
+	defer forced()
+	stopWatching := context.AfterFunc(ctx, func() {
+		log.Info("stopping", worker.Event(worker.EventWorkerStopping),
+			zap.String("reason", context.Cause(ctx).Error()), zap.Duration("grace_ms", s.ShutdownGrace))
+		time.AfterFunc(s.ShutdownGrace, forced)
+	})
+	defer stopWatching()
+
+	var group errgroup.Group
+	serving, stopServing := context.WithCancel(context.Background())
+	defer stopServing()
+	if s.HTTPEnabled() {
+		server, err := worker.ListenHTTP(ctx, s.HTTPAddress, worker.NewHandler(health, metrics), log)
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return server.Run(serving) })
+	}
+	finished := make(chan error, 1)
+	go func() { finished <- w.Run(ctx) }()
+	select {
+	case err = <-finished:
+	case <-graceOver.Done():
+		return fmt.Errorf("did not stop within TOKENALERT_SHUTDOWN_GRACE (%s); the server rolls back what was not committed", s.ShutdownGrace)
+	}
+	if err != nil && stopWatching() {
+		log.Error("giving up", worker.Event(worker.EventWorkerStopping),
+			zap.String("reason", err.Error()), zap.Duration("grace_ms", s.ShutdownGrace))
+	}
+	stopServing()
+	return errors.Join(err, group.Wait())
+}

@@ -1,0 +1,164 @@
+package worker
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"tokenalert/store"
+)
+
+// Reason says why nobody was told of a crossing. It is the column
+// token_limit_alerts.reason, the log field and the metric label.
+type Reason string
+
+// The reasons. A row says each of them but the last, which needs none: the row
+// of the first time stands.
+const (
+	ReasonNone           Reason = ""                // the user is told
+	ReasonSuperseded     Reason = "superseded"      // a higher threshold was told
+	ReasonPeriodClosed   Reason = "period_closed"   // counted after its period ended
+	ReasonThresholdAdded Reason = "threshold_added" // the settings gained it while the user stood above
+	ReasonCarriedOver    Reason = "carried_over"    // told in this period under another key
+	ReasonBackfill       Reason = "backfill"        // stood above it at the first start, not to be told
+	ReasonAlreadyTold    Reason = "already_told"    // told for the same limit and period before
+)
+
+// rules are what a decision depends on besides the candidate.
+type rules struct {
+	thresholds []int32 // percent, ascending
+	added      []int32 // those that the settings gain with this tick
+	backfill   bool    // record at the first start, without telling
+	language   Language
+	link       string
+	zone       *time.Location
+}
+
+// decideAll is the store.Decide of a tick.
+func (r rules) decideAll(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
+	var decisions []store.Decision
+	for _, c := range candidates {
+		if d, changed := r.decide(kind, now, c); changed {
+			decisions = append(decisions, d)
+		}
+	}
+	return decisions
+}
+
+// decide judges one user and period. A threshold is crossed when usage stands
+// at or above it and its mark is not set. A mark clears when usage falls at
+// least one percentage point below, so that a limit raised by a hair repeats
+// nothing. Of all that are crossed at once, the highest is told.
+//
+// Whether the same was told before for the same limit is the database's to say
+// (the unique key); decide knows only the marks.
+func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.Decision, bool) {
+	var crossed []int32
+	marks := slices.Clone(c.Marks)
+	slices.Sort(marks)
+	marks = slices.DeleteFunc(marks, func(m int32) bool { return left(c.TokensUsed, c.TokenLimit, m) })
+	cleared := len(marks) != len(c.Marks)
+	for _, threshold := range r.thresholds {
+		if reached(c.TokensUsed, c.TokenLimit, threshold) && !slices.Contains(marks, threshold) {
+			crossed = append(crossed, threshold)
+		}
+	}
+	if len(crossed) == 0 && !cleared {
+		return store.Decision{}, false
+	}
+	highestMark := int32(0)
+	if len(marks) > 0 {
+		highestMark = marks[len(marks)-1]
+	}
+	decision := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(marks, crossed...)}
+	slices.Sort(decision.Marks)
+	if !now.Before(c.PeriodEnd) && kind != store.Window {
+		// A full count meets periods that ended long before it: nothing was
+		// crossed now, and nobody is told of the past.
+		return decision, true
+	}
+	told := false
+	for _, threshold := range slices.Backward(crossed) {
+		reason := r.reason(kind, now, c, threshold)
+		if reason == ReasonNone && (told || threshold < highestMark || slices.ContainsFunc(c.Told, func(t int32) bool { return t > threshold })) {
+			reason = ReasonSuperseded
+		}
+		told = told || reason == ReasonNone
+		decision.Alerts = append(decision.Alerts, r.alert(c, threshold, reason))
+	}
+	return decision, true
+}
+
+// reason is why threshold is not told, whatever happens to the others.
+func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, threshold int32) Reason {
+	switch {
+	case !now.Before(c.PeriodEnd):
+		return ReasonPeriodClosed
+	case kind == store.First && r.backfill:
+		return ReasonBackfill
+	case slices.Contains(c.Told, threshold):
+		return ReasonCarriedOver
+	case slices.Contains(r.added, threshold):
+		return ReasonThresholdAdded
+	}
+	return ReasonNone
+}
+
+func (r rules) alert(c store.Candidate, threshold int32, reason Reason) store.Alert {
+	key := fmt.Sprintf("%s %d %d %d", c.UserID, c.PeriodStart.UnixMicro(), threshold, c.TokenLimit)
+	a := store.Alert{
+		ID:             uuid.NewSHA1(alertSpace, []byte(key)),
+		NotificationID: uuid.NewSHA1(notificationSpace, []byte(key)),
+		OrganizationID: c.OrganizationID,
+		PeriodEnd:      c.PeriodEnd,
+		Threshold:      threshold,
+		TokenLimit:     c.TokenLimit,
+		TokensUsed:     c.TokensUsed,
+		PercentTenths:  PercentTenths(c.TokensUsed, c.TokenLimit),
+		Reason:         string(reason),
+		Link:           r.link,
+		Newest:         c.Newest,
+	}
+	if reason == ReasonNone {
+		m := Render(Notice{
+			FullName: c.FullName, Language: c.Language, Threshold: int(threshold), TokensUsed: c.TokensUsed,
+			TokenLimit: c.TokenLimit, PeriodEnd: c.PeriodEnd, Zone: r.zone,
+		}, r.language)
+		a.Title, a.Body = m.Title, m.Body
+	}
+	return a
+}
+
+// The name spaces of the UUIDs (RFC 9562, 5.5) derived from an alert's key.
+var (
+	alertSpace        = uuid.MustParse("6f0d8b62-6c0a-4c5e-9d3e-0a6f2c3b7d11")
+	notificationSpace = uuid.MustParse("b7b6c7f5-2c1d-4d3f-8a55-5f1e9d2a4c22")
+)
+
+// reached reports whether usage stands at or above the threshold, exactly for
+// every value. Nobody reaches anything without a limit.
+func reached(used, limit int64, threshold int32) bool {
+	return limit > 0 && used >= 0 && compare(used, 100, limit, int64(threshold)) >= 0
+}
+
+// left reports whether usage stands at least one percentage point below the
+// threshold.
+func left(used, limit int64, threshold int32) bool {
+	return limit <= 0 || used <= 0 || compare(used, 100, limit, int64(threshold)-1) <= 0
+}
+
+// compare compares a*x with b*y, none of which is negative, in 128 bits.
+func compare(a, x, b, y int64) int {
+	ah, al := bits.Mul64(uint64(a), uint64(x))
+	bh, bl := bits.Mul64(uint64(b), uint64(y))
+	switch {
+	case ah > bh, ah == bh && al > bl:
+		return 1
+	case ah < bh, al < bl:
+		return -1
+	}
+	return 0
+}

@@ -1,0 +1,215 @@
+package worker
+
+import (
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// EventName is the stable name of a log line: what alerts and searches may
+// rely on, where sentences may be reworded. The names are the constants below
+// and no others; docs/events.md is made from Events.
+type EventName string
+
+// Event is the field that every log line carries:
+//
+//	log.Info("lead acquired", Event(EventLeaderAcquired), zap.Int64("tick", last))
+func Event(name EventName) zap.Field { return zap.String("event", string(name)) }
+
+const (
+	// EventWorkerStarted is written once, before anything is connected.
+	EventWorkerStarted EventName = "worker.started"
+	// EventWorkerStopping is written when a signal or an error ends the run.
+	EventWorkerStopping EventName = "worker.stopping"
+	// EventWorkerStopped is written last, after everything has been closed.
+	EventWorkerStopped EventName = "worker.stopped"
+
+	// EventDatabaseUnreachable is written for each attempt to connect that fails.
+	EventDatabaseUnreachable EventName = "database.unreachable"
+	// EventDatabaseConnected is written when the database answers and is fit to work on.
+	EventDatabaseConnected EventName = "database.connected"
+	// EventDatabaseRefused is written when the database answers and is not fit to work on.
+	EventDatabaseRefused EventName = "database.refused"
+
+	// EventLeaderAcquired is written when this worker has taken the lead.
+	EventLeaderAcquired EventName = "leader.acquired"
+	// EventLeaderLost is written when the lead's connection fails while leading.
+	EventLeaderLost EventName = "leader.lost"
+	// EventLeaderReleased is written when the lead was given up on purpose.
+	EventLeaderReleased EventName = "leader.released"
+	// EventFollowerWaiting is written when another worker turns out to lead, once per wait.
+	EventFollowerWaiting EventName = "follower.waiting"
+
+	// EventSettingsChanged is written by a new leader for each setting that it put in force.
+	EventSettingsChanged EventName = "settings.changed"
+	// EventSettingsDiffer is written by a follower for each setting that is not the one in force.
+	EventSettingsDiffer EventName = "settings.differ"
+
+	// EventTickCompleted is written after the commit of a tick that found work.
+	EventTickCompleted EventName = "tick.completed"
+	// EventTickFailed is written when an error rolled a tick back.
+	EventTickFailed EventName = "tick.failed"
+	// EventTickCollided is written when another worker had written the same tick.
+	EventTickCollided EventName = "tick.collided"
+	// EventTickRewritten is written when the usage table was rewritten under a tick.
+	EventTickRewritten EventName = "tick.rewritten"
+
+	// EventAlertSent is written after the commit, for each alert that was notified.
+	EventAlertSent EventName = "alert.sent"
+	// EventAlertSuppressed is written after the commit, for each crossing that was not notified.
+	EventAlertSuppressed EventName = "alert.suppressed"
+
+	// EventRecountDone is written after a tick that counted periods anew.
+	EventRecountDone EventName = "recount.done"
+	// EventRecountDeferred is written after a tick that put users back, their rows being locked.
+	EventRecountDeferred EventName = "recount.deferred"
+	// EventUserSetAside is written when the data of one user makes a statement fail.
+	EventUserSetAside EventName = "user.set_aside"
+	// EventRowsSkipped is written after a tick that met rows without a usable created_at.
+	EventRowsSkipped EventName = "rows.skipped"
+
+	// EventReconcileCompleted is written at the end of every reconciliation.
+	EventReconcileCompleted EventName = "reconcile.completed"
+	// EventReconcileFailed is written when a reconciliation ended in an error.
+	EventReconcileFailed EventName = "reconcile.failed"
+	// EventReconcileDifference is written for each total that reconciliation found wrong.
+	EventReconcileDifference EventName = "reconcile.difference"
+
+	// EventBellArmed is written when the leader goes to sleep on the bell, and at each renewal.
+	EventBellArmed EventName = "bell.armed"
+	// EventBellDisarmed is written when the leader silences the bell.
+	EventBellDisarmed EventName = "bell.disarmed"
+	// EventBellMuted is written by a new leader that polls in place of the bell.
+	EventBellMuted EventName = "bell.muted"
+	// EventListenerReconnecting is written when the listening connection is opened again.
+	EventListenerReconnecting EventName = "listener.reconnecting"
+
+	// EventHTTPListening is written when the probes and metrics are served.
+	EventHTTPListening EventName = "http.listening"
+	// EventHTTPFailed is written for what the HTTP server reports as an error.
+	EventHTTPFailed EventName = "http.failed"
+
+	// EventTicksPruned is written when old ticks were deleted.
+	EventTicksPruned EventName = "ticks.pruned"
+	// EventStormSummary is written in place of repeated lines (see NewLogger).
+	EventStormSummary EventName = "storm.summary"
+)
+
+// EventDoc documents one event: the levels that it is written at, what it
+// tells whoever runs the worker, and the fields that it may carry.
+type EventDoc struct {
+	Name    EventName
+	Levels  []zapcore.Level
+	Meaning string
+	Fields  []string
+}
+
+var (
+	levelDebug = []zapcore.Level{zapcore.DebugLevel}
+	levelInfo  = []zapcore.Level{zapcore.InfoLevel}
+	levelWarn  = []zapcore.Level{zapcore.WarnLevel}
+	levelError = []zapcore.Level{zapcore.ErrorLevel}
+)
+
+// Events is every event in the order of docs/events.md. Tests hold that page,
+// and every log call, to it.
+var Events = []EventDoc{
+	{EventWorkerStarted, levelInfo, "The process has read its settings and begins.", []string{"version", "commit", "worker"}},
+	{EventWorkerStopping, []zapcore.Level{zapcore.InfoLevel, zapcore.ErrorLevel}, "A signal, or an error that ends the run: the tick is finished or rolled back, the bell silenced, the lead released.", []string{"reason", "grace_ms"}},
+	{EventWorkerStopped, levelInfo, "Everything is closed. A worker whose log ends without this line did not stop by itself.", []string{"uptime_ms"}},
+
+	{EventDatabaseUnreachable, levelWarn, "The database does not answer, or not yet; tried again after a pause. Nothing is lost meanwhile: what commits is counted later.", []string{"sqlstate", "error", "retry_ms"}},
+	{EventDatabaseConnected, levelInfo, "The database answers, is a primary and has a schema that this binary runs on.", []string{"server_version", "schema_version"}},
+	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions).", []string{"reason", "sqlstate", "error"}},
+
+	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks.", []string{"waited_ms"}},
+	{EventLeaderLost, levelWarn, "The lead's connection failed: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},
+	{EventLeaderReleased, levelInfo, "The lead was given up on purpose, and the waiting workers were told.", []string{"led_ms"}},
+	{EventFollowerWaiting, levelInfo, "Another worker leads; this one is healthy and waits.", nil},
+
+	{EventSettingsChanged, levelInfo, "The new leader put a setting in force that differs from the one before.", []string{"setting", "before", "after"}},
+	{EventSettingsDiffer, levelWarn, "This follower is configured otherwise than what is in force: taking the lead, it would change that. Give all replicas the same settings.", []string{"setting", "configured", "in_force"}},
+
+	{EventTickCompleted, []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel}, "What had committed is counted. Debug for a `window` tick without alerts, of which there may be hundreds a second; info otherwise.", []string{"tick", "kind", "rows", "users", "alerts", "recounts", "bounded", "duration_ms", "behind_ms"}},
+	{EventTickFailed, levelWarn, "A tick was rolled back, having written nothing, and is done again after a pause.", []string{"kind", "sqlstate", "error", "retry_ms"}},
+	{EventTickCollided, levelWarn, "Another worker wrote this tick first; ours was rolled back. Expected once or twice while the lead moves; repeated, two workers lead.", []string{"retry_ms"}},
+	{EventTickRewritten, levelInfo, "`ai_usage_logs` was truncated or rewritten between the tick's snapshot and its read; ours was rolled back, and the next one is a full count.", nil},
+
+	{EventAlertSent, levelInfo, "A user stands at or above a threshold and has been told. Never suppressed.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from"}},
+	{EventAlertSuppressed, levelInfo, "A user stands at or above a threshold and was not told, for `reason`: `superseded` (a higher threshold was told), `period_closed` (committed after its period had ended), `threshold_added` (the user already stood above a threshold that the settings gained), `carried_over` (reset day, zone or organization changed, and the user was told in the overlapping period), `backfill` (first start with `TOKENALERT_BACKFILL=record`), `muted`, `already_told` (under the same limit in the same period). Never suppressed from the log.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from", "reason"}},
+
+	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
+	{EventRecountDeferred, levelInfo, "Users who were about to be told are locked by the host; they were put back, and are told at a later tick.", []string{"users"}},
+	{EventUserSetAside, levelError, "The data of this user makes a statement fail. Everyone else is counted; this user is tried again at `retry_at`.", []string{"user", "sqlstate", "error", "retry_at"}},
+	{EventRowsSkipped, levelWarn, "Rows with a `created_at` that is missing, infinite or outside of 2000–2100 were not counted.", []string{"rows"}},
+
+	{EventReconcileCompleted, levelInfo, "The totals were compared with the rows.", []string{"users", "differing", "duration_ms"}},
+	{EventReconcileFailed, levelWarn, "The totals could not be compared with the rows; tried again at the next interval.", []string{"sqlstate", "error"}},
+	{EventReconcileDifference, levelWarn, "A total differs from the rows; a recount was ordered. Triggers that were switched off during a load do this.", []string{"user", "period_start", "counted", "actual"}},
+
+	{EventBellArmed, levelDebug, "Nothing to do: the next insert rings.", []string{"armed_until"}},
+	{EventBellDisarmed, levelDebug, "The leader is awake, and inserts do not ring.", nil},
+	{EventBellMuted, levelInfo, "The worker polls in place of the bell; `reason` says why.", []string{"reason"}},
+	{EventListenerReconnecting, levelWarn, "The connection that hears the bell broke and is opened again; meanwhile the worker ticks at each renewal.", []string{"error", "retry_ms"}},
+
+	{EventHTTPListening, levelInfo, "Probes and metrics are served.", []string{"port"}},
+	{EventHTTPFailed, levelError, "The HTTP server met an error. Counting goes on.", []string{"error"}},
+
+	{EventTicksPruned, []zapcore.Level{zapcore.DebugLevel, zapcore.WarnLevel}, "Ticks older than `TOKENALERT_TICK_RETENTION` were deleted; warn where that failed.", []string{"ticks", "error"}},
+	{EventStormSummary, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "Lines that repeat were counted in place of being written; at the level of the line that repeated.", []string{"repeated", "user", "setting", "error", "times", "since"}},
+}
+
+// FieldDoc says what a field holds, and in which unit.
+type FieldDoc struct{ Name, Meaning string }
+
+// EventFields is every field that an event may carry, by name.
+var EventFields = []FieldDoc{
+	{"actual", "tokens that the rows add up to"},
+	{"after", "the value that is in force now"},
+	{"alerts", "alerts written, whether told or not"},
+	{"armed_until", "the time at which the bell falls silent unless renewed"},
+	{"before", "the value that was in force"},
+	{"behind_ms", "age of the oldest commit that the tick left uncounted, 0 when none, in milliseconds"},
+	{"bounded", "whether the tick ended earlier than now, leaving rows to the next"},
+	{"commit", "the commit that the binary was built from"},
+	{"configured", "the value that this worker is configured with"},
+	{"counted", "tokens in the running total"},
+	{"differing", "users whose total differs"},
+	{"duration_ms", "what it took, in milliseconds"},
+	{"error", "the error's text, addresses masked"},
+	{"grace_ms", "how long stopping may take, in milliseconds"},
+	{"in_force", "the value that the leader works with"},
+	{"kind", "`first`, `full` or `window`"},
+	{"latency_from", "what `latency_ms` is measured from: `commit`, the time of the commit (with `track_commit_timestamp`), or `row`, the row's `created_at`"},
+	{"latency_ms", "from the commit of the usage to that of the alert, in milliseconds"},
+	{"led_ms", "how long this worker led, in milliseconds"},
+	{"limit", "the user's monthly limit as the deciding transaction saw it, in tokens"},
+	{"notification", "id of the notification; the same when delivered again"},
+	{"organization", "id of the user's organization, where there is one"},
+	{"percent", "used / limit, one decimal, rounded down"},
+	{"period_end", "the first instant after the period"},
+	{"period_start", "the first instant of the period"},
+	{"periods", "periods counted anew"},
+	{"port", "the TCP port"},
+	{"reason", "why, as one of the words given above or in plain words"},
+	{"recounts", "corrections that the tick dealt with"},
+	{"repeated", "the event that repeated"},
+	{"retry_at", "the time of the next attempt"},
+	{"retry_ms", "the pause before the next attempt, in milliseconds"},
+	{"rows", "rows of usage"},
+	{"schema_version", "version of our schema in the database"},
+	{"server_version", "version of PostgreSQL"},
+	{"setting", "name of the setting"},
+	{"since", "the time from which the lines were counted"},
+	{"sqlstate", "PostgreSQL's error code, where the error is PostgreSQL's"},
+	{"threshold", "the threshold that was crossed, in percent"},
+	{"tick", "number of the tick in the chain"},
+	{"ticks", "ticks deleted"},
+	{"times", "lines counted and not written; the first, which was written, is not among them"},
+	{"uptime_ms", "how long the process ran, in milliseconds"},
+	{"used", "tokens used in the period"},
+	{"user", "id of the user"},
+	{"users", "number of users"},
+	{"version", "version of tokenalert"},
+	{"waited_ms", "how long this worker waited for the lead, in milliseconds"},
+	{"worker", "the name that this process signs its ticks with"},
+}

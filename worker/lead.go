@@ -1,0 +1,193 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"tokenalert/store"
+)
+
+// errStopping ends the goroutines of a leader that stops on purpose.
+var errStopping = errors.New("stopping")
+
+// lead leads until ctx ends (a graceful stop: the tick under way is finished or,
+// where the grace does not last, rolled back) or until the lead is lost: then
+// whatever goes on is cancelled at once. It closes the lead.
+func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server, waited time.Duration) error {
+	since := time.Now()
+	w.health.SetRole(RoleLeader)
+	w.metrics.Leader.Set(1)
+	defer w.metrics.Leader.Set(0)
+	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited))
+
+	// Outlives ctx by what the grace leaves for the tick.
+	working, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer abandon(errStopping)
+	stopGrace := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(w.config.ShutdownGrace/2, func() { abandon(errStopping) })
+		context.AfterFunc(working, func() { t.Stop() })
+	})
+	defer stopGrace()
+
+	b := newBell(lead, w.config, w.metrics, w.log, w.bellMuted(server))
+	group, leading := errgroup.WithContext(working)
+	group.Go(func() error {
+		l := &loop{Worker: w, bell: b, server: server, slice: firstSlice}
+		if err := l.run(ctx, leading); err != nil {
+			return err
+		}
+		return errStopping
+	})
+	group.Go(func() error { return w.keepAlive(leading, lead, b) })
+	group.Go(func() error { return w.housekeeping(leading, b) })
+	if !b.muted {
+		group.Go(func() error { return w.listen(leading, b) })
+	}
+	err := group.Wait()
+	if ctx.Err() != nil || errors.Is(err, errStopping) {
+		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
+		defer cancel()
+		if err := lead.Release(releasing); err != nil {
+			return err
+		}
+		w.metrics.BellArmed.Set(0)
+		w.log.Info("lead released", Event(EventLeaderReleased), zap.Duration("led_ms", time.Since(since)))
+		return ctx.Err()
+	}
+	lead.Close()
+	w.log.Warn("lead lost", Event(EventLeaderLost), zap.Error(err), zap.Duration("led_ms", time.Since(since)))
+	return err
+}
+
+// bellMuted says why the bell must not be used, "" where it may.
+func (w *Worker) bellMuted(server store.Server) string {
+	switch {
+	case w.config.Bell == "off":
+		return "TOKENALERT_BELL=off"
+	case w.config.Bell == "auto" && server.PreparedTransactions:
+		return "max_prepared_transactions is above 0, and PostgreSQL refuses PREPARE TRANSACTION after NOTIFY"
+	}
+	return ""
+}
+
+// keepAlive pings the lead's session, and renews the bell in place of a ping
+// where that is due. A leader whose ping fails stops at once.
+func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell) error {
+	t := time.NewTicker(w.config.LeadPing)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		// Twice the ping and less than the timeout: an answer that comes later
+		// comes from a session whose lock may be gone.
+		pinging, cancel := context.WithTimeout(ctx, w.config.LeadTimeout-w.config.LeadPing)
+		renewed, err := b.renew(pinging)
+		if err == nil && !renewed {
+			err = lead.Ping(pinging)
+		}
+		cancel()
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("the lead's session does not answer: %w", err)
+		}
+		w.health.DatabaseOK(time.Now())
+	}
+}
+
+// listen hears the bell on a connection of its own.
+func (w *Worker) listen(ctx context.Context, b *bell) error {
+	err := w.store.Listen(ctx, func() {
+		w.metrics.Rings.Inc()
+		b.poke()
+	}, func(err error) {
+		w.metrics.Reconnected("listen")
+		w.log.Warn("the listener's connection broke", Event(EventListenerReconnecting), zap.Error(err), zap.Duration("retry_ms", time.Second))
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("listen: %w", err)
+}
+
+// How soon after taking the lead the first reconcile runs, and how often old
+// ticks are pruned.
+const (
+	firstReconcile = 10 * time.Minute
+	pruneEvery     = time.Hour
+)
+
+// housekeeping reconciles and prunes. Its failures are logged, not fatal.
+func (w *Worker) housekeeping(ctx context.Context, b *bell) error {
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	reconcile := time.NewTimer(min(firstReconcile, w.config.ReconcileInterval))
+	defer reconcile.Stop()
+	if w.config.ReconcileInterval == 0 {
+		reconcile.Stop()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-prune.C:
+			w.prune(ctx)
+		case <-reconcile.C:
+			w.reconcile(ctx, b)
+			reconcile.Reset(w.config.ReconcileInterval)
+		}
+	}
+}
+
+func (w *Worker) prune(ctx context.Context) {
+	pruned, err := w.store.Prune(ctx, w.config.TickRetention)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.log.Warn("old ticks were not pruned", Event(EventTicksPruned), zap.Error(err))
+		}
+		return
+	}
+	w.log.Debug("old ticks pruned", Event(EventTicksPruned), zap.Int64("ticks", pruned))
+}
+
+// reconcile compares the totals with the rows, and has those counted anew that
+// differ.
+func (w *Worker) reconcile(ctx context.Context, b *bell) {
+	began := time.Now()
+	periods, err := w.store.Periods(ctx, w.config.TimeZone)
+	var users int64
+	var differences []store.Difference
+	if err == nil {
+		users, differences, err = w.store.Reconcile(ctx, periods)
+	}
+	ids := make([]uuid.UUID, 0, len(differences))
+	for _, d := range differences {
+		ids = append(ids, d.UserID)
+		w.metrics.ReconcileDifferences.Inc()
+		w.log.Warn("a total differs from the rows", Event(EventReconcileDifference), zap.Stringer("user", d.UserID),
+			zap.Time("period_start", d.PeriodStart), zap.Int64("counted", d.Counted), zap.Int64("actual", d.Actual))
+	}
+	if err == nil && len(ids) > 0 {
+		err = w.store.Recount(ctx, ids, "reconcile")
+		b.poke()
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			w.log.Warn("totals were not reconciled", Event(EventReconcileFailed), zap.String("sqlstate", store.SQLState(err)), zap.Error(err))
+		}
+		return
+	}
+	w.metrics.ReconcileLastSuccess.SetToCurrentTime()
+	w.log.Info("totals reconciled", Event(EventReconcileCompleted), zap.Int64("users", users),
+		zap.Int("differing", len(differences)), zap.Duration("duration_ms", time.Since(began)))
+}

@@ -1,0 +1,235 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"tokenalert/store"
+)
+
+// Pacing that no setting needs to change.
+const (
+	// settleAfter is how long nothing must have come before the bell is armed.
+	settleAfter = 100 * time.Millisecond
+	// awakePause bounds the pause between looks until then.
+	awakePause = 10 * time.Millisecond
+	// pollFirst is the pause between looks without a bell, before it backs off
+	// to TOKENALERT_PAUSE_MAX.
+	pollFirst = 50 * time.Millisecond
+	// pausePerCost: ticking takes about a quarter of the time at most.
+	pausePerCost = 3
+	// failureMax bounds the pause after ticks that fail again and again.
+	failureMax = 5 * time.Second
+)
+
+// loop is the leader's clock: when to tick. What a tick does is in tick.go.
+type loop struct {
+	*Worker
+	bell   *bell
+	server store.Server
+
+	periods  *store.Periods
+	lastNow  time.Time // the database's clock at the last tick
+	kind     store.Kind // of the next tick; "": window
+	settings *store.Settings
+	added    []int32
+	slice    int64
+	isolated bool
+	aside    map[uuid.UUID]time.Time // users whose data made a statement fail, and until when
+
+	failures int
+	lastGood time.Time // when a tick last succeeded or found nothing
+}
+
+// run ticks until stop ends, which it looks at between ticks; working ends when
+// the lead is lost, or the grace is over, and cancels the tick under way.
+func (l *loop) run(stop, working context.Context) error {
+	l.lastGood = time.Now()
+	if err := l.prepare(working); err != nil {
+		return err
+	}
+	for stop.Err() == nil {
+		if err := l.busy(stop, working); err != nil || stop.Err() != nil {
+			return err
+		}
+		if err := l.idle(stop, working); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare compares the settings in force with ours. Where they differ, the next
+// tick is a full count that puts ours in force, in one transaction.
+func (l *loop) prepare(ctx context.Context) error {
+	inForce, err := l.store.Settings(ctx)
+	if err != nil {
+		return err
+	}
+	mine := l.Worker.settings()
+	changes := l.settingChanges(inForce)
+	switch {
+	case inForce == nil:
+		l.kind, l.settings = store.First, mine
+	case len(changes) > 0:
+		l.kind, l.settings = store.Full, mine
+		for _, t := range mine.Thresholds {
+			if !slices.Contains(inForce.Thresholds, t) {
+				l.added = append(l.added, t)
+			}
+		}
+	}
+	for _, c := range changes {
+		l.log.Info("putting a setting in force", Event(EventSettingsChanged),
+			zap.String("setting", c.name), zap.String("before", c.inForce), zap.String("after", c.configured))
+	}
+	return nil
+}
+
+// busy ticks, with pauses after what a tick costs, until nothing has come for a
+// while. The bell is silenced beside the first tick: an insert in between rings
+// in vain, which costs less than waiting for it.
+func (l *loop) busy(stop, working context.Context) error {
+	silenced := make(chan error, 1)
+	go func() { silenced <- l.bell.silence(working) }()
+	worked, pause, err := l.tick(working)
+	if silenceErr := <-silenced; err == nil {
+		err = silenceErr
+	}
+	var quiet time.Duration
+	for err == nil {
+		if !l.wait(stop, pause) {
+			return nil
+		}
+		if worked {
+			quiet = 0
+		} else if quiet += pause; quiet >= settleAfter {
+			return nil
+		}
+		if !worked && l.kind == "" {
+			var p store.Poll
+			if p, err = l.poll(working); err == nil && !p.Work {
+				pause = min(pause*2, awakePause)
+				continue
+			}
+		}
+		if err == nil {
+			worked, pause, err = l.tick(working)
+		}
+	}
+	return l.ended(working, err)
+}
+
+// idle returns when there is work, or on stop.
+func (l *loop) idle(stop, working context.Context) error {
+	if l.bell.muted {
+		return l.pollUntilWork(stop, working)
+	}
+	if err := l.bell.arm(working); err != nil {
+		return l.ended(working, err)
+	}
+	barrier, err := l.store.TransactionID(working)
+	if err != nil {
+		return l.ended(working, err)
+	}
+	for pause := l.config.PauseMin; ; pause = min(pause*2, l.config.PauseMax) {
+		p, err := l.poll(working)
+		if err != nil {
+			return l.ended(working, err)
+		}
+		if p.Work {
+			return nil
+		}
+		if p.Xmin >= barrier {
+			break
+		}
+		if l.sleep(stop, pause) {
+			return nil
+		}
+	}
+	for {
+		if l.sleep(stop, l.config.BellRenewal) {
+			return nil
+		}
+		// The defensive look, which bounds what a lost ring can cost.
+		if p, err := l.poll(working); err != nil || p.Work {
+			return l.ended(working, err)
+		}
+	}
+}
+
+func (l *loop) pollUntilWork(stop, working context.Context) error {
+	for pause := min(pollFirst, l.config.PauseMax); ; pause = min(pause*2, l.config.PauseMax) {
+		if l.sleep(stop, pause) {
+			return nil
+		}
+		if p, err := l.poll(working); err != nil || p.Work {
+			return l.ended(working, err)
+		}
+	}
+}
+
+// sleep reports whether it was woken before d had passed: rung, or stop.
+func (l *loop) sleep(stop context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-stop.Done():
+		return true
+	case <-l.bell.rung:
+		l.health.Beat()
+		return true
+	case <-t.C:
+		l.health.Beat()
+		return false
+	}
+}
+
+func (l *loop) poll(ctx context.Context) (store.Poll, error) {
+	l.metrics.Polls.Inc()
+	p, err := l.store.Poll(ctx)
+	if err == nil {
+		now := time.Now()
+		l.lastGood = now
+		l.health.DatabaseOK(now)
+		if !p.Work {
+			l.health.Ticked(now)
+			l.metrics.OldestUncounted.Set(0)
+		}
+	}
+	return p, err
+}
+
+// ended decides what an error outside of a tick means: the lead goes with its
+// session (keepAlive sees to that), so anything else is tried again.
+func (l *loop) ended(working context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case working.Err() != nil:
+		return context.Cause(working)
+	case errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
+		return err
+	}
+	pause := l.failed("", err)
+	l.wait(working, pause)
+	return nil
+}
+
+// failed counts a failure, says so, and returns how long to wait.
+func (l *loop) failed(kind store.Kind, err error) time.Duration {
+	l.failures++
+	pause := min(l.config.PauseMin<<min(l.failures, 16), failureMax)
+	pause = pause/2 + rand.N(pause/2+1)
+	l.metrics.OldestUncounted.Set(time.Since(l.lastGood).Seconds())
+	l.health.DatabaseFailed(err.Error())
+	l.log.Warn("the tick was rolled back; trying again", Event(EventTickFailed), zap.String("kind", string(kind)),
+		zap.String("sqlstate", store.SQLState(err)), zap.Error(err), zap.Duration("retry_ms", pause))
+	return pause
+}

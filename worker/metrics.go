@@ -1,0 +1,165 @@
+package worker
+
+import (
+	"net/http"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// The outcomes of a tick, as a metric's label.
+const (
+	OutcomeCompleted = "completed" // counted something, committed
+	OutcomeEmpty     = "empty"     // the probe found nothing; nothing written
+	OutcomeCollided  = "collided"  // another worker wrote the same tick
+	OutcomeRewritten = "rewritten" // the table was rewritten under it
+	OutcomeFailed    = "failed"    // rolled back by an error
+)
+
+// ReasonSent is the reason label of alerts that were told. The others are
+// those of alert.suppressed.
+const ReasonSent = "sent"
+
+var (
+	metricKinds       = []string{"first", "full", "window"}
+	metricOutcomes    = []string{OutcomeCompleted, OutcomeEmpty, OutcomeCollided, OutcomeRewritten, OutcomeFailed}
+	metricReasons     = []string{ReasonSent, "superseded", "period_closed", "threshold_added", "carried_over", "backfill", "muted", "already_told"}
+	metricConnections = []string{"tick", "lead", "listen"}
+)
+
+// Metrics is what the worker tells Prometheus, in a registry of its own. No
+// label ever holds an id: the number of series does not grow with users. Each
+// worker reports what it did itself, so sum over the replicas.
+type Metrics struct {
+	Leader               prometheus.Gauge
+	Rows                 prometheus.Counter
+	CommitToAlert        prometheus.Histogram // seconds
+	OldestUncounted      prometheus.Gauge     // seconds
+	Rings                prometheus.Counter
+	Polls                prometheus.Counter
+	UsersSetAside        prometheus.Counter
+	UsersDeferred        prometheus.Counter
+	RowsSkipped          prometheus.Counter
+	Recounts             prometheus.Counter
+	ReconcileDifferences prometheus.Counter
+	ReconcileLastSuccess prometheus.Gauge // Unix time
+	BellArmed            prometheus.Gauge
+
+	registry    *prometheus.Registry
+	lastTick    prometheus.Gauge
+	ticks       *prometheus.CounterVec
+	tickSeconds prometheus.Histogram
+	alerts      *prometheus.CounterVec
+	reconnects  *prometheus.CounterVec
+}
+
+// NewMetrics registers everything, with a zero for each series that is known
+// in advance, so that the first increase of each is seen by rate().
+func NewMetrics(version, commit string) *Metrics {
+	r := prometheus.NewRegistry()
+	m := &Metrics{
+		Leader:               newGauge(r, "leader", "Whether this worker leads (1) or not (0)."),
+		Rows:                 newCounter(r, "rows_total", "Rows of usage counted by window ticks."),
+		OldestUncounted:      newGauge(r, "oldest_uncounted_commit_seconds", "Age of the oldest commit that is not counted yet, 0 when all are."),
+		Rings:                newCounter(r, "rings_total", "Notifications heard from the bell."),
+		Polls:                newCounter(r, "polls_total", "Looks for work that no ring asked for."),
+		UsersSetAside:        newCounter(r, "users_set_aside_total", "Users set aside because their data made a statement fail."),
+		UsersDeferred:        newCounter(r, "users_deferred_total", "Users told at a later tick because the host held their row."),
+		RowsSkipped:          newCounter(r, "rows_skipped_total", "Rows not counted for want of a usable created_at."),
+		Recounts:             newCounter(r, "recounts_total", "Periods of users counted anew after a correction."),
+		ReconcileDifferences: newCounter(r, "reconcile_differences_total", "Totals that reconciliation found to differ from the rows."),
+		ReconcileLastSuccess: newGauge(r, "reconcile_last_success_timestamp_seconds", "Unix time of the last reconciliation that ended, 0 before the first."),
+		lastTick:             newGauge(r, "last_tick_timestamp_seconds", "Unix time of the last tick that completed or found nothing, 0 before the first."),
+		BellArmed:            newGauge(r, "bell_armed", "Whether the bell is armed, so that inserts ring (1), or not (0)."),
+		CommitToAlert: newHistogram(r, "commit_to_alert_seconds", "Seconds from the commit of the usage to the commit of its alert.",
+			.001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 600),
+		tickSeconds: newHistogram(r, "tick_seconds", "Seconds that completed ticks took.",
+			.0005, .001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60),
+		ticks:      newCounters(r, "ticks_total", "Ticks by kind and outcome.", "kind", "outcome"),
+		alerts:     newCounters(r, "alerts_total", "Thresholds crossed, by threshold in percent and by what became of it: sent, or the reason why not.", "threshold", "reason"),
+		reconnects: newCounters(r, "reconnects_total", "Connections opened again after a failure.", "connection"),
+		registry:   r,
+	}
+	for _, kind := range metricKinds {
+		for _, outcome := range metricOutcomes {
+			m.ticks.WithLabelValues(kind, outcome)
+		}
+	}
+	for _, connection := range metricConnections {
+		m.reconnects.WithLabelValues(connection)
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "tokenalert_build_info",
+		Help:        "Always 1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// SetThresholds starts the series of the thresholds in force, in percent.
+func (m *Metrics) SetThresholds(thresholds ...int) {
+	for _, threshold := range thresholds {
+		for _, reason := range metricReasons {
+			m.alerts.WithLabelValues(strconv.Itoa(threshold), reason)
+		}
+	}
+}
+
+// Tick counts a tick that took so long and ended now. Only completed ticks
+// enter the histogram: those that find nothing would hide them.
+func (m *Metrics) Tick(kind, outcome string, took time.Duration) {
+	m.ticks.WithLabelValues(kind, outcome).Inc()
+	switch outcome {
+	case OutcomeCompleted:
+		m.tickSeconds.Observe(took.Seconds())
+		m.lastTick.SetToCurrentTime()
+	case OutcomeEmpty:
+		m.lastTick.SetToCurrentTime()
+	}
+}
+
+// Alert counts a crossing of a threshold, in percent: ReasonSent, or the
+// reason of alert.suppressed.
+func (m *Metrics) Alert(threshold int, reason string) {
+	m.alerts.WithLabelValues(strconv.Itoa(threshold), reason).Inc()
+}
+
+// Reconnected counts a connection (tick, lead or listen) that was opened again.
+func (m *Metrics) Reconnected(connection string) {
+	m.reconnects.WithLabelValues(connection).Inc()
+}
+
+// Handler serves the metrics, in the format that the request asks for.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+}
+
+func newCounter(r *prometheus.Registry, name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tokenalert", Name: name, Help: help})
+	r.MustRegister(c)
+	return c
+}
+
+func newCounters(r *prometheus.Registry, name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tokenalert", Name: name, Help: help}, labels)
+	r.MustRegister(c)
+	return c
+}
+
+func newGauge(r *prometheus.Registry, name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tokenalert", Name: name, Help: help})
+	r.MustRegister(g)
+	return g
+}
+
+func newHistogram(r *prometheus.Registry, name, help string, buckets ...float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "tokenalert", Name: name, Help: help, Buckets: buckets})
+	r.MustRegister(h)
+	return h
+}

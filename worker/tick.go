@@ -1,0 +1,258 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"tokenalert/store"
+)
+
+// The slice of a bounded tick: rows after which it ends earlier than now. It
+// adapts to TOKENALERT_TICK_TARGET.
+const (
+	firstSlice = 100_000
+	minSlice   = 1_000
+	maxSlice   = 10_000_000
+)
+
+// collisionPause is about how long to wait after a collision: whoever won is
+// either about to learn that it does not lead, or leads.
+const collisionPause = 100 * time.Millisecond
+
+// tick ticks once. It reports whether there was work and how long to pause
+// before the next; an error ends the lead.
+func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
+	kind := l.kind
+	if kind == "" {
+		kind = store.Window
+	}
+	began := time.Now()
+	result, err := l.attempt(ctx, kind)
+	took := time.Since(began)
+	if err != nil {
+		return l.recover(ctx, kind, err)
+	}
+	l.failures = 0
+	l.lastGood = time.Now()
+	l.health.Beat()
+	l.health.DatabaseOK(l.lastGood)
+	l.health.Ticked(l.lastGood)
+	if !result.Work() {
+		l.metrics.Tick(string(kind), OutcomeEmpty, took)
+		l.metrics.OldestUncounted.Set(0)
+		return false, l.config.PauseMin, nil
+	}
+	l.metrics.Tick(string(kind), OutcomeCompleted, took)
+	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
+	l.adapt(result, took)
+	l.tell(result, took)
+	return true, min(max(pausePerCost*took, l.config.PauseMin), l.config.PauseMax), nil
+}
+
+func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
+	if l.periods == nil || !l.lastNow.Before(l.periods.ValidUntil()) {
+		periods, err := l.store.Periods(ctx, l.config.TimeZone)
+		if err != nil {
+			return store.TickResult{}, err
+		}
+		l.periods = periods
+	}
+	if kind != store.Window {
+		defer l.beatMeanwhile()()
+	}
+	r := rules{
+		thresholds: l.Worker.settings().Thresholds,
+		added:      l.added,
+		backfill:   l.config.Backfill == "record",
+		language:   Language(l.config.Language),
+		link:       l.config.LinkURL,
+		zone:       l.zone,
+	}
+	result, err := l.store.Tick(ctx, store.TickRequest{
+		Kind:     kind,
+		Periods:  l.periods,
+		Floor:    l.config.Thresholds[0],
+		Slice:    l.slice,
+		Worker:   l.config.WorkerName,
+		Isolated: l.isolated,
+		Settings: l.settings,
+	}, func(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
+		return r.decideAll(kind, now, l.withoutAside(now, candidates))
+	})
+	if err == nil {
+		l.lastNow = result.Now
+	}
+	return result, err
+}
+
+// beatMeanwhile keeps the loop alive to /livez through a full count, which may
+// rightly take longer than a loop may be silent, until the returned function is
+// called.
+func (l *loop) beatMeanwhile() func() {
+	counted, done := context.WithCancel(context.Background())
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-counted.Done():
+				return
+			case <-t.C:
+				l.health.Beat()
+			}
+		}
+	}()
+	return func() { done(); <-finished }
+}
+
+// withoutAside leaves out who was set aside, until their retry is due: they
+// keep their marks, so nothing is lost, and they fail no tick.
+func (l *loop) withoutAside(now time.Time, candidates []store.Candidate) []store.Candidate {
+	if len(l.aside) == 0 {
+		return candidates
+	}
+	return slices.DeleteFunc(candidates, func(c store.Candidate) bool {
+		until, ok := l.aside[c.UserID]
+		if ok && !now.Before(until) {
+			delete(l.aside, c.UserID)
+			ok = false
+		}
+		return ok
+	})
+}
+
+// recover says how to go on after a tick that was rolled back.
+func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, time.Duration, error) {
+	switch {
+	case ctx.Err() != nil:
+		return false, 0, context.Cause(ctx)
+	case errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrReadOnly):
+		return false, 0, err
+	case errors.Is(err, store.ErrNeedsFull):
+		l.kind = cmp.Or(l.kind, store.Full)
+		return true, 0, nil
+	case errors.Is(err, store.ErrRewritten):
+		l.metrics.Tick(string(kind), OutcomeRewritten, 0)
+		l.kind = cmp.Or(l.kind, store.Full)
+		l.log.Info("the usage table was rewritten under the tick; counting all of it", Event(EventTickRewritten))
+		return true, l.config.PauseMin, nil
+	case errors.Is(err, store.ErrCollided):
+		pause := collisionPause/2 + rand.N(collisionPause)
+		l.metrics.Tick(string(kind), OutcomeCollided, 0)
+		l.log.Warn("another worker wrote this tick first", Event(EventTickCollided), zap.Duration("retry_ms", pause))
+		return true, pause, nil
+	}
+	l.metrics.Tick(string(kind), OutcomeFailed, 0)
+	if store.IsData(err) && !l.isolated {
+		l.isolated = true
+	}
+	return true, l.failed(kind, err), nil
+}
+
+// adapt moves the slice toward what takes as long as a tick should.
+func (l *loop) adapt(result store.TickResult, took time.Duration) {
+	if result.Kind != store.Window || !result.Bounded && took <= l.config.TickTarget {
+		return // the slice was not what ended it
+	}
+	factor := float64(l.config.TickTarget) / float64(max(took, time.Millisecond))
+	factor = min(max(factor, 0.5), 2)
+	l.slice = min(max(int64(float64(l.slice)*factor), minSlice), maxSlice)
+}
+
+// tell says what a committed tick did: log lines and metrics.
+func (l *loop) tell(result store.TickResult, took time.Duration) {
+	var behind time.Duration
+	if result.Oldest != nil {
+		behind = max(result.Now.Sub(*result.Oldest), 0)
+	}
+	l.metrics.OldestUncounted.Set(behind.Seconds())
+	if result.Kind == store.Window {
+		l.metrics.Rows.Add(float64(result.Rows))
+	}
+	fields := []zap.Field{
+		zap.Int64("tick", result.ID), zap.String("kind", string(result.Kind)),
+		zap.Int64("rows", result.Rows), zap.Int64("users", result.Users), zap.Int("alerts", written(result.Outcomes)),
+		zap.Int64("recounts", result.Recounts), zap.Bool("bounded", result.Bounded),
+		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
+	}
+	if result.Kind == store.Window && len(result.Outcomes) == 0 {
+		l.log.Debug("tick completed", append(fields, Event(EventTickCompleted))...)
+	} else {
+		l.log.Info("tick completed", append(fields, Event(EventTickCompleted))...)
+	}
+	for _, o := range result.Outcomes {
+		l.tellAlert(o)
+	}
+	if result.Recounts > 0 {
+		l.metrics.Recounts.Add(float64(result.Counted))
+		l.log.Info("corrected periods counted anew", Event(EventRecountDone),
+			zap.Int64("users", result.Recounts), zap.Int64("periods", result.Counted))
+	}
+	if n := len(result.Held); n > 0 {
+		l.metrics.UsersDeferred.Add(float64(n))
+		l.log.Info("users held by the host are told at a later tick", Event(EventRecountDeferred), zap.Int("users", n))
+	}
+	for _, s := range result.SetAside {
+		retry := result.Now.Add(store.SetAsideRetry)
+		if l.aside == nil {
+			l.aside = map[uuid.UUID]time.Time{}
+		}
+		// A little earlier than the correction that looks at the user again.
+		l.aside[s.UserID] = retry.Add(-time.Second)
+		l.metrics.UsersSetAside.Inc()
+		l.log.Error("the data of a user makes a statement fail; everyone else goes on", Event(EventUserSetAside),
+			zap.Stringer("user", s.UserID), zap.String("sqlstate", store.SQLState(s.Err)), zap.Error(s.Err), zap.Time("retry_at", retry))
+	}
+	if result.Skipped > 0 {
+		l.metrics.RowsSkipped.Add(float64(result.Skipped))
+		l.log.Warn("rows without a usable created_at were not counted", Event(EventRowsSkipped), zap.Int64("rows", result.Skipped))
+	}
+}
+
+func (l *loop) tellAlert(o store.Outcome) {
+	reason := Reason(o.Reason)
+	if !o.Inserted {
+		reason = ReasonAlreadyTold
+	}
+	fields := []zap.Field{
+		zap.Stringer("user", o.UserID), zap.Stringer("organization", o.OrganizationID), zap.Int32("threshold", o.Threshold),
+		zap.Float64("percent", float64(o.PercentTenths) / 10), zap.Int64("used", o.TokensUsed), zap.Int64("limit", o.TokenLimit),
+		zap.Time("period_start", o.PeriodStart), zap.Time("period_end", o.PeriodEnd),
+	}
+	if reason != ReasonNone {
+		l.metrics.Alert(int(o.Threshold), string(reason))
+		l.log.Info("threshold crossed, user not told", append(fields, Event(EventAlertSuppressed), zap.String("reason", string(reason)))...)
+		return
+	}
+	l.metrics.Alert(int(o.Threshold), ReasonSent)
+	fields = append(fields, zap.Stringer("notification", o.NotificationID))
+	if o.Latency != nil {
+		from := "row"
+		if o.FromCommit {
+			from = "commit"
+		}
+		l.metrics.CommitToAlert.Observe(o.Latency.Seconds())
+		fields = append(fields, zap.Duration("latency_ms", *o.Latency), zap.String("latency_from", from))
+	}
+	l.log.Info("user told", append(fields, Event(EventAlertSent))...)
+}
+
+// written counts the alert rows among the outcomes.
+func written(outcomes []store.Outcome) int {
+	n := 0
+	for _, o := range outcomes {
+		if o.Inserted {
+			n++
+		}
+	}
+	return n
+}

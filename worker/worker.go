@@ -1,0 +1,235 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"tokenalert/store"
+)
+
+// Bounds of the pause before the next attempt to connect.
+const (
+	retryMin = 100 * time.Millisecond
+	retryMax = time.Second
+)
+
+// releaseWithin bounds how long giving up the lead may take.
+const releaseWithin = 2 * time.Second
+
+// Worker runs one replica.
+type Worker struct {
+	config  Config
+	store   *store.Store
+	log     *zap.Logger
+	metrics *Metrics
+	health  *Health
+	zone    *time.Location
+
+	connected bool // the database has been fit to work on, once
+}
+
+// New makes a worker. The configuration must be valid.
+func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, health *Health) (*Worker, error) {
+	zone, err := time.LoadLocation(config.TimeZone)
+	if err != nil {
+		return nil, fmt.Errorf("time zone: %w", err)
+	}
+	metrics.SetThresholds(config.Thresholds...)
+	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone}, nil
+}
+
+// Run follows and leads until ctx ends, which is a graceful stop and returns
+// nil. A database that is away is waited for. It returns an error only where
+// another attempt cannot help: before the database was ever fit to work on, a
+// refused login, a missing schema, a chain from another cluster.
+func (w *Worker) Run(ctx context.Context) error {
+	pause := retryMin
+	for ctx.Err() == nil {
+		before := time.Now()
+		err := w.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !w.connected && hopeless(err) {
+			return err
+		}
+		if time.Since(before) > 2*retryMax {
+			pause = retryMin
+		}
+		w.health.SetRole(RoleStarting)
+		w.report(err, pause)
+		w.store.Reset()
+		w.metrics.Reconnected("lead")
+		if !w.wait(ctx, pause/2+rand.N(pause)) {
+			return nil
+		}
+		pause = min(2*pause, retryMax)
+	}
+	return nil
+}
+
+// hopeless reports whether the next attempt would fail as this one did.
+func hopeless(err error) bool {
+	return store.IsRefused(err) || errors.Is(err, store.ErrSchema) || errors.Is(err, store.ErrForeignChain)
+}
+
+// report says once why a session ended; how it goes on is Run's to decide.
+func (w *Worker) report(err error, pause time.Duration) {
+	w.health.DatabaseFailed(err.Error())
+	reason := ""
+	switch {
+	case errors.Is(err, store.ErrSchema):
+		reason = "schema_version"
+	case errors.Is(err, store.ErrForeignChain):
+		reason = "other_cluster"
+	case errors.Is(err, store.ErrReadOnly):
+		reason = "read_only"
+	default:
+		w.log.Warn("the database does not answer; trying again", Event(EventDatabaseUnreachable),
+			zap.String("sqlstate", store.SQLState(err)), zap.Error(err), zap.Duration("retry_ms", pause))
+		return
+	}
+	w.log.Error("the worker must not work on this database", Event(EventDatabaseRefused),
+		zap.String("reason", reason), zap.String("sqlstate", store.SQLState(err)), zap.Error(err))
+}
+
+// session is one life of the lead's connection: check the database, wait for
+// the lead, lead. It returns why it ended.
+func (w *Worker) session(ctx context.Context) error {
+	connecting, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
+	lead, err := w.store.ConnectLead(connecting, w.config.LeadTimeout)
+	if err != nil {
+		cancel()
+		return err
+	}
+	server, err := w.store.Check(connecting)
+	cancel()
+	if err != nil {
+		lead.Close()
+		return err
+	}
+	w.connected = true
+	w.health.DatabaseOK(time.Now())
+	w.log.Info("the database is fit to work on", Event(EventDatabaseConnected),
+		zap.Int("server_version", server.VersionNum), zap.Int64("schema_version", server.SchemaVersion))
+	waitingSince := time.Now()
+	if err := w.follow(ctx, lead); err != nil {
+		lead.Close()
+		return err
+	}
+	// Time has passed; what was checked before the wait may have changed.
+	if server, err = w.check(ctx); err != nil {
+		lead.Close()
+		return err
+	}
+	return w.lead(ctx, lead, server, time.Since(waitingSince))
+}
+
+func (w *Worker) check(ctx context.Context) (store.Server, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
+	defer cancel()
+	return w.store.Check(ctx)
+}
+
+// follow waits for the lead. Each attempt is a sign of life to the server and
+// from it.
+func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
+	for first := true; ; first = false {
+		acquired, err := w.tryAcquire(ctx, lead)
+		if err != nil {
+			return err
+		}
+		w.health.Beat()
+		w.health.DatabaseOK(time.Now())
+		if acquired {
+			return nil
+		}
+		if first {
+			w.health.SetRole(RoleFollower)
+			w.log.Info("another worker leads; waiting", Event(EventFollowerWaiting))
+			if err := w.compareSettings(ctx); err != nil {
+				return err
+			}
+		}
+		if err := lead.Wait(ctx, w.config.LeadRetry/2+rand.N(w.config.LeadRetry)); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *Worker) tryAcquire(ctx context.Context, lead *store.Lead) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
+	defer cancel()
+	return lead.TryAcquire(ctx)
+}
+
+// settings are what this worker would put in force.
+func (w *Worker) settings() *store.Settings {
+	s := &store.Settings{TimeZone: w.config.TimeZone, BellForced: w.config.Bell == "on", Worker: w.config.WorkerName}
+	for _, t := range w.config.Thresholds {
+		s.Thresholds = append(s.Thresholds, int32(t))
+	}
+	return s
+}
+
+// settingChange is one setting that differs from what is in force.
+type settingChange struct{ name, configured, inForce string }
+
+func (w *Worker) settingChanges(inForce *store.Settings) []settingChange {
+	if inForce == nil {
+		return nil
+	}
+	mine := w.settings()
+	var changes []settingChange
+	if mine.TimeZone != inForce.TimeZone {
+		changes = append(changes, settingChange{"TOKENALERT_TIME_ZONE", mine.TimeZone, inForce.TimeZone})
+	}
+	if !slices.Equal(mine.Thresholds, inForce.Thresholds) {
+		changes = append(changes, settingChange{"TOKENALERT_THRESHOLDS", listed(mine.Thresholds), listed(inForce.Thresholds)})
+	}
+	if mine.BellForced != inForce.BellForced {
+		changes = append(changes, settingChange{"TOKENALERT_BELL", fmt.Sprint("forced: ", mine.BellForced), fmt.Sprint("forced: ", inForce.BellForced)})
+	}
+	return changes
+}
+
+// compareSettings says where this follower is configured otherwise than the
+// leader.
+func (w *Worker) compareSettings(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
+	defer cancel()
+	inForce, err := w.store.Settings(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range w.settingChanges(inForce) {
+		w.log.Warn("this worker is configured otherwise than what is in force", Event(EventSettingsDiffer),
+			zap.String("setting", c.name), zap.String("configured", c.configured), zap.String("in_force", c.inForce))
+	}
+	return nil
+}
+
+// wait waits for d and reports whether ctx is still going on.
+func (w *Worker) wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		w.health.Beat()
+		return true
+	}
+}
+
+func listed(n []int32) string {
+	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(n)), ","), "[]")
+}
+
