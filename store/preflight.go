@@ -51,7 +51,6 @@ func (m *Migrator) preflight(ctx context.Context, conn *pgx.Conn, installed int6
 			}
 			continue
 		}
-		// notifications and organizations are only referred to or granted on.
 		if !found.owned {
 			problems = append(problems, fmt.Errorf("role %s does not own table %s (its owner is %s); migrate as the owner, or as a member of that role", user, table, found.owner))
 		}

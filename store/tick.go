@@ -29,6 +29,10 @@ const (
 	fullTimeout   = 30 * time.Minute
 )
 
+// rollbackWithin bounds how long a tick that is given up may still wait for the
+// server.
+const rollbackWithin = 2 * time.Second
+
 // wantedPerTick bounds the corrections that one tick deals with.
 const wantedPerTick = 10_000
 
@@ -113,7 +117,9 @@ func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickRes
 	result, err := tick(ctx, conn, q, timeout, decide)
 	if err != nil || !result.Work() {
 		// The pool destroys a connection that it gets back within a transaction.
-		if _, rollbackErr := conn.Exec(context.WithoutCancel(ctx), "ROLLBACK"); rollbackErr != nil && err == nil {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackWithin)
+		defer cancel()
+		if _, rollbackErr := conn.Exec(ending, "ROLLBACK"); rollbackErr != nil && err == nil {
 			err = rollbackErr
 		}
 	}

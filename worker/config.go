@@ -73,7 +73,7 @@ type Config struct {
 	// ShutdownGrace is the time from SIGTERM to the end, come what may.
 	ShutdownGrace time.Duration `env:"TOKENALERT_SHUTDOWN_GRACE" envDefault:"10s" help:"time to finish after SIGTERM"`
 	// WorkerName is part of application_name, which holds 63 bytes.
-	WorkerName string `env:"TOKENALERT_WORKER_NAME" derived:"hostname-pid" help:"name of this process in logs, ticks and sessions"`
+	WorkerName string `env:"TOKENALERT_WORKER_NAME" derived:"hostname-pid" help:"name of this process in its log and in the chain of ticks"`
 }
 
 // HTTPEnabled reports whether there is an address to listen on.

@@ -74,6 +74,7 @@ func (l *loop) prepare(ctx context.Context) error {
 	}
 	mine := l.Worker.settings()
 	changes := l.settingChanges(inForce)
+	l.added = nil
 	switch {
 	case inForce == nil:
 		l.kind, l.settings = store.First, mine
@@ -229,6 +230,9 @@ func (l *loop) failed(kind store.Kind, err error) time.Duration {
 	pause = pause/2 + rand.N(pause/2+1)
 	l.metrics.OldestUncounted.Set(time.Since(l.lastGood).Seconds())
 	l.health.DatabaseFailed(err.Error())
+	if store.SQLState(err) == "" { // not the server's answer: the connection broke
+		l.metrics.Reconnected("tick")
+	}
 	l.log.Warn("the tick was rolled back; trying again", Event(EventTickFailed), zap.String("kind", string(kind)),
 		zap.String("sqlstate", store.SQLState(err)), zap.Error(err), zap.Duration("retry_ms", pause))
 	return pause

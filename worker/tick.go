@@ -138,6 +138,11 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	case errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrReadOnly):
 		return false, 0, err
 	case errors.Is(err, store.ErrNeedsFull):
+		// The schema may have been taken down and up again under us: it then
+		// has no settings in force.
+		if err := l.prepare(ctx); err != nil {
+			return true, l.failed(kind, err), nil
+		}
 		l.kind = cmp.Or(l.kind, store.Full)
 		return true, 0, nil
 	case errors.Is(err, store.ErrRewritten):

@@ -12,6 +12,7 @@ import (
 	_ "time/tzdata" // time zones, for an image that has none
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // root certificates, likewise
 )
 
 func main() {

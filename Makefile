@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+LINTER  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: help
+help: ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/tokenalert, static and stamped
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenalert ./cmd/tokenalert
+
+.PHONY: demo
+demo: ## Show it at work on a private PostgreSQL
+	go run ./cmd/tokenalert demo
+
+.PHONY: test
+test: ## Run the tests on a private PostgreSQL
+	go test ./...
+
+.PHONY: race
+race: ## Run the tests with the race detector (needs a C compiler)
+	go test -race ./...
+
+.PHONY: mutants
+mutants: ## Put each old behaviour back and see its test fail
+	go run ./internal/mutants
+
+.PHONY: lint
+lint: ## Run the linters, check the format and go.mod
+	go run $(LINTER) run
+	go mod tidy -diff
+
+.PHONY: image
+image: ## Build the container image
+	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .
+
+.PHONY: clean
+clean: ## Remove what the build made
+	rm -rf bin

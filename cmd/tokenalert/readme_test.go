@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+)
+
+var update = flag.Bool("update", false, "write the settings into README.md")
+
+const readme = "../../README.md"
+
+func TestReadmeSettings(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	var table strings.Builder
+	table.WriteString("-->\n\n| Setting | Default | |\n|---|---|---|\n")
+	for _, s := range (settings{}).all() {
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", s.Name, s.Default, s.Help)
+	}
+	table.WriteString("\n")
+	before, rest, found := strings.Cut(string(text), "<!-- settings:")
+	require.True(t, found)
+	comment, rest, found := strings.Cut(rest, "-->")
+	require.True(t, found)
+	_, after, found := strings.Cut(rest, "<!-- end of settings -->")
+	require.True(t, found)
+	want := before + "<!-- settings:" + comment + table.String() + "<!-- end of settings -->" + after
+	if *update {
+		require.NoError(t, os.WriteFile(readme, []byte(want), 0o644))
+		return
+	}
+	assert.Equal(t, want, string(text), "README.md lists other settings: go test ./cmd/tokenalert -run TestReadmeSettings -update")
+}
+
+// TestReadmeCommands types what the README shows, line by line, into a shell,
+// as the owner of a database with the host's tables. What .ci/run types itself
+// is left out.
+func TestReadmeCommands(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("psql"); err != nil {
+		t.Skip("SKIPPED: the README's commands need psql")
+	}
+	in := pgtest.StartServer(t, nil)
+	db := in.New(t, pgtest.Host(host.CMSWithTrigger))
+	_, err := db.Conn(t).Exec(t.Context(), "ALTER ROLE "+pgtest.Owner+" CREATEROLE")
+	require.NoError(t, err)
+	bin := t.TempDir()
+	environment := append(os.Environ(), "GOBIN="+bin, "PATH="+bin+":"+os.Getenv("PATH"),
+		"DATABASE_URL="+db.OwnerURL(), "WORKER_DATABASE_URL="+db.URLAs("tokenalert"), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0")
+
+	byCI := []string{"go run ./cmd/tokenalert demo", "go test ./..."}
+	typed := 0
+	for _, line := range commands(t) {
+		if line == byCI[0] || line == byCI[1] {
+			continue
+		}
+		typed++
+		if strings.HasSuffix(line, "tokenalert run") {
+			runUntilItLeads(t, line, environment)
+			continue
+		}
+		shell := exec.CommandContext(t.Context(), "sh", "-euc", line)
+		shell.Dir, shell.Env = filepath.Dir(readme), environment
+		out, err := shell.CombinedOutput()
+		require.NoError(t, err, "%s\n%s", line, out)
+	}
+	assert.Greater(t, typed, 5)
+}
+
+// commands are the lines of the README's shell blocks.
+func commands(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	var lines []string
+	for _, block := range strings.Split(string(text), "```sh\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		lines = append(lines, strings.Split(strings.TrimSpace(block), "\n")...)
+	}
+	return lines
+}
+
+// runUntilItLeads runs a worker in the foreground and stops it as Ctrl-C does.
+func runUntilItLeads(t *testing.T, line string, environment []string) {
+	t.Helper()
+	var out output
+	shell := exec.CommandContext(t.Context(), "sh", "-euc", "trap : INT; "+line) // the shell stays to tell the status
+	shell.Dir, shell.Env, shell.Stdout, shell.Stderr = filepath.Dir(readme), environment, &out, &out
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, shell.Start())
+	assert.Eventually(t, func() bool { return strings.Contains(out.String(), `"leader.acquired"`) }, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, syscall.Kill(-shell.Process.Pid, syscall.SIGINT))
+	require.NoError(t, shell.Wait(), "%s", &out)
+}
+
+// output may be written to and read at once.
+type output struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buffer.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buffer.String()
+}
