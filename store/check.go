@@ -27,7 +27,10 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 	err := s.pool.QueryRow(ctx, `
 		SELECT current_setting('server_version_num')::integer, current_setting('max_prepared_transactions') <> '0', pg_is_in_recovery()`).
 		Scan(&server.VersionNum, &server.PreparedTransactions, &recovery)
-	if err != nil {
+	switch code := SQLState(err); {
+	case code == codeDuplicatePrepared || code == codeUnknownPrepared:
+		return server, fmt.Errorf("a pooler hands our session to others (PgBouncer in transaction mode?); set TOKENALERT_LISTEN_URL to the server's own address: %w", err)
+	case err != nil:
 		return server, fmt.Errorf("look at the server: %w", err)
 	}
 	if recovery {

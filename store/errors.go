@@ -15,6 +15,9 @@ const (
 	codeLockNotObtained = "55P03"
 	codeReadOnly        = "25006"
 	codeUnique          = "23505"
+
+	codeDuplicatePrepared = "42P05"
+	codeUnknownPrepared   = "26000"
 )
 
 var (
@@ -39,8 +42,7 @@ var (
 
 // SQLState returns the SQLSTATE of err, or "" where it has none.
 func SQLState(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code
 	}
 	return ""
@@ -78,8 +80,8 @@ func IsRefused(err error) bool {
 
 // tickError names the errors of a tick that its caller acts on.
 func tickError(err error) error {
-	var e *pgconn.PgError
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
 		return err
 	}
 	switch {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,10 +32,13 @@ type Store struct {
 	direct *pgx.ConnConfig
 }
 
-// Open prepares connections to url (ticks and reports; a pooler may stand in
-// between) and directURL (the lead and the listener, which need a session of
-// their own; empty: the same as url). An empty url means the PG* variables. It
-// does not connect. Errors never contain the password.
+// Open prepares connections to url (ticks and reports) and directURL (the lead
+// and the listener, which need a session of their own; empty: the same as url).
+// Where they differ, a pooler is taken to stand before url, which may hand a
+// session to others between two transactions: statements are then not prepared
+// on the server, unless the URL says so with default_query_exec_mode. An empty
+// url means the PG* variables. Open does not connect. Errors never contain the
+// password.
 func Open(url, directURL string) (*Store, error) {
 	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -46,6 +50,9 @@ func Open(url, directURL string) (*Store, error) {
 	direct, err := pgxpool.ParseConfig(directURL) // which knows pool_… parameters, where pgx would send them to the server
 	if err != nil {
 		return nil, fmt.Errorf("direct database URL: %w", err)
+	}
+	if directURL != url && !strings.Contains(url, "default_query_exec_mode") {
+		pool.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	pool.MaxConns = poolSize
 	pool.MinConns = 0

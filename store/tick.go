@@ -170,7 +170,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 		batch.Queue(countEverything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
 	}
 	results := conn.SendBatch(ctx, batch)
-	defer results.Close()
+	defer func() { _ = results.Close() }() // again after an error, which was reported
 	for range 2 {
 		if _, err := results.Exec(); err != nil {
 			return TickResult{}, nil, false, fmt.Errorf("begin: %w", err)
@@ -217,7 +217,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	batch.Queue(forgetDeleted)
 	batch.Queue(countWanted, q.Periods.parameters(q.Floor, int64(wantedPerTick))...)
 	results := conn.SendBatch(ctx, batch)
-	defer results.Close()
+	defer func() { _ = results.Close() }() // again after an error, which was reported
 	if _, err := results.Exec(); err != nil {
 		return nil, fmt.Errorf("forget deleted users: %w", err)
 	}

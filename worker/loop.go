@@ -35,7 +35,7 @@ type loop struct {
 	server store.Server
 
 	periods  *store.Periods
-	lastNow  time.Time // the database's clock at the last tick
+	lastNow  time.Time  // the database's clock at the last tick
 	kind     store.Kind // of the next tick; "": window
 	settings *store.Settings
 	added    []int32

@@ -230,7 +230,7 @@ func (l *loop) tellAlert(o store.Outcome) {
 	}
 	fields := []zap.Field{
 		zap.Stringer("user", o.UserID), zap.Stringer("organization", o.OrganizationID), zap.Int32("threshold", o.Threshold),
-		zap.Float64("percent", float64(o.PercentTenths) / 10), zap.Int64("used", o.TokensUsed), zap.Int64("limit", o.TokenLimit),
+		zap.Float64("percent", float64(o.PercentTenths)/10), zap.Int64("used", o.TokensUsed), zap.Int64("limit", o.TokenLimit),
 		zap.Time("period_start", o.PeriodStart), zap.Time("period_end", o.PeriodEnd),
 	}
 	if reason != ReasonNone {

@@ -16,8 +16,8 @@ import (
 
 // Bounds of the pause before the next attempt to connect.
 const (
-	retryMin = 100 * time.Millisecond
-	retryMax = time.Second
+	firstRetry = 100 * time.Millisecond
+	longestRetry = time.Second
 )
 
 // releaseWithin bounds how long giving up the lead may take.
@@ -50,7 +50,7 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 // another attempt cannot help: before the database was ever fit to work on, a
 // refused login, a missing schema, a chain from another cluster.
 func (w *Worker) Run(ctx context.Context) error {
-	pause := retryMin
+	pause := firstRetry
 	for ctx.Err() == nil {
 		before := time.Now()
 		err := w.session(ctx)
@@ -60,8 +60,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		if !w.connected && hopeless(err) {
 			return err
 		}
-		if time.Since(before) > 2*retryMax {
-			pause = retryMin
+		if time.Since(before) > 2*longestRetry {
+			pause = firstRetry
 		}
 		w.health.SetRole(RoleStarting)
 		w.report(err, pause)
@@ -70,7 +70,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if !w.wait(ctx, pause/2+rand.N(pause)) {
 			return nil
 		}
-		pause = min(2*pause, retryMax)
+		pause = min(2*pause, longestRetry)
 	}
 	return nil
 }
@@ -232,4 +232,3 @@ func (w *Worker) wait(ctx context.Context, d time.Duration) bool {
 func listed(n []int32) string {
 	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(n)), ","), "[]")
 }
-

@@ -133,8 +133,8 @@ func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 	var group errgroup.Group
 	group.Go(func() error { return follower.follow(logs) })
 	group.Go(func() error {
-		defer logWriter.Close()
-		return run(working, s, log)
+		err := run(working, s, log)
+		return errors.Join(err, logWriter.Close())
 	})
 
 	traffic, endTraffic := context.WithTimeout(ctx, d.duration)

@@ -53,7 +53,7 @@ Put it to work:    tokenalert migrate up              as the owner of the tables
 Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q; see `tokenalert --help`", args[0])}
 			}
