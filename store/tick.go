@@ -91,6 +91,9 @@ type TickResult struct {
 // Work reports whether the tick found anything.
 func (r *TickResult) Work() bool { return r.ID != 0 }
 
+// More reports whether the tick left something that it could have counted.
+func (r *TickResult) More() bool { return r.Bounded || r.Recounts >= wantedPerTick }
+
 // SetAside is a user whose data made a statement fail.
 type SetAside struct {
 	UserID uuid.UUID

@@ -53,6 +53,9 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
 	l.adapt(result, took)
 	l.tell(result, took)
+	if result.More() {
+		return true, l.config.PauseMin, nil // catching up
+	}
 	return true, min(max(pausePerCost*took, l.config.PauseMin), l.config.PauseMax), nil
 }
 

@@ -16,7 +16,7 @@ import (
 
 // Bounds of the pause before the next attempt to connect.
 const (
-	firstRetry = 100 * time.Millisecond
+	firstRetry   = 100 * time.Millisecond
 	longestRetry = time.Second
 )
 
