@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,8 +30,9 @@ type Migrator struct {
 	// LockPatience bounds how long a step is tried again that did not get its
 	// lock. Each attempt makes the host's writers queue for 200 ms at most.
 	LockPatience time.Duration
-	// Progress hears of each step in a sentence.
+	// Progress hears of each step in a sentence, one at a time.
 	Progress func(string)
+	saying   sync.Mutex
 }
 
 // NewMigrator prepares to migrate over a direct connection to url.
@@ -40,6 +42,12 @@ func NewMigrator(url string) (*Migrator, error) {
 		return nil, err
 	}
 	return &Migrator{store: s, LockPatience: 10 * time.Minute, Progress: func(string) {}}, nil
+}
+
+func (m *Migrator) say(sentence string) {
+	m.saying.Lock()
+	defer m.saying.Unlock()
+	m.Progress(sentence)
 }
 
 // Close closes the connections.
@@ -63,11 +71,11 @@ func (m *Migrator) Up(ctx context.Context) error {
 		if _, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS tokenalert"); err != nil {
 			return fmt.Errorf("create schema tokenalert: %w", err)
 		}
-		if err := m.steps(ctx, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.UpByOne(ctx) }); err != nil {
+		if err := m.steps(ctx, conn, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.UpByOne(ctx) }); err != nil {
 			return err
 		}
 		if installed == 0 {
-			m.Progress("sessions of the host that hold a cached plan of SELECT * on ai_usage_logs get " +
+			m.say("sessions of the host that hold a cached plan of SELECT * on ai_usage_logs get " +
 				"\"cached plan must not change result type\" once, until they prepare anew")
 		}
 		return m.repair(ctx, conn)
@@ -83,10 +91,10 @@ func (m *Migrator) Down(ctx context.Context) error {
 			return err
 		}
 		if installed == 0 {
-			m.Progress("nothing to take down: tokenalert is not installed here")
+			m.say("nothing to take down: tokenalert is not installed here")
 			return nil
 		}
-		if err := m.steps(ctx, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.Down(ctx) }); err != nil {
+		if err := m.steps(ctx, conn, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.Down(ctx) }); err != nil {
 			return err
 		}
 		if _, err := conn.Exec(ctx, "DROP SCHEMA tokenalert CASCADE"); err != nil {
@@ -154,7 +162,7 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 			return f(conn)
 		}
 		if !said {
-			m.Progress("another migration is running; waiting for it")
+			m.say("another migration is running; waiting for it")
 			said = true
 		}
 		if err := sleep(ctx, 200*time.Millisecond); err != nil {
@@ -190,8 +198,9 @@ func (m *Migrator) provider() (*goose.Provider, func(), error) {
 }
 
 // steps applies next until there is no next, each again and again while it
-// does not get its locks.
-func (m *Migrator) steps(ctx context.Context, next func(*goose.Provider) (*goose.MigrationResult, error)) error {
+// does not get its locks. Meanwhile conn, which holds the migration lock, looks
+// how far the index is.
+func (m *Migrator) steps(ctx context.Context, conn *pgx.Conn, next func(*goose.Provider) (*goose.MigrationResult, error)) error {
 	p, closeProvider, err := m.provider()
 	if err != nil {
 		return err
@@ -199,19 +208,44 @@ func (m *Migrator) steps(ctx context.Context, next func(*goose.Provider) (*goose
 	defer closeProvider()
 	for {
 		var result *goose.MigrationResult
+		stopReporting := m.reportIndex(ctx, conn)
 		err := m.patiently(ctx, func() error {
 			var err error
 			result, err = next(p)
 			return err
 		})
+		stopReporting()
 		if errors.Is(err, goose.ErrNoNextVersion) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
-		m.Progress(fmt.Sprintf("%s %s (%s)", result.Direction, result.Source.Path, result.Duration.Round(time.Millisecond)))
+		m.say(fmt.Sprintf("%s %s (%s)", result.Direction, result.Source.Path, result.Duration.Round(time.Millisecond)))
 	}
+}
+
+// reportEvery is how often a long step says how far it is.
+const reportEvery = 5 * time.Second
+
+// reportIndex tells Progress how far the building of an index on ai_usage_logs
+// is (manual 28.4.2), until the returned function is called.
+func (m *Migrator) reportIndex(ctx context.Context, conn *pgx.Conn) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for sleep(ctx, reportEvery) == nil {
+			var phase string
+			var blocks, total int64
+			err := conn.QueryRow(context.WithoutCancel(ctx), `SELECT phase, blocks_done, blocks_total
+				FROM pg_stat_progress_create_index WHERE relid = to_regclass('ai_usage_logs')`).Scan(&phase, &blocks, &total)
+			if err == nil {
+				m.say(fmt.Sprintf("building the index on ai_usage_logs: %s, %d of %d blocks", phase, blocks, total))
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // patiently tries f again while a lock is not to be had, with pauses that let
@@ -227,7 +261,7 @@ func (m *Migrator) patiently(ctx context.Context, f func() error) error {
 			return fmt.Errorf("the lock was not to be had in %s and %d attempts; which sessions hold it: SELECT pid, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute': %w", m.LockPatience, attempt, err)
 		}
 		if attempt == 1 {
-			m.Progress("the tables are in use; trying again until the lock is free")
+			m.say("the tables are in use; trying again until the lock is free")
 		}
 		if err := sleep(ctx, 300*time.Millisecond+rand.N(300*time.Millisecond)); err != nil {
 			return err

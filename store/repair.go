@@ -32,7 +32,7 @@ func (m *Migrator) rebase(ctx context.Context, conn *pgx.Conn) error {
 	if !errors.Is(err, ErrForeignChain) {
 		return err
 	}
-	m.Progress("the chain of ticks comes from another cluster; starting it anew")
+	m.say("the chain of ticks comes from another cluster; starting it anew")
 	err = m.patiently(ctx, func() error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			var readers []string
@@ -74,7 +74,7 @@ func (m *Migrator) rebuildIndex(ctx context.Context, conn *pgx.Conn) error {
 	if valid {
 		return nil
 	}
-	m.Progress("building the index on ai_usage_logs (xact_id)")
+	m.say("building the index on ai_usage_logs (xact_id)")
 	for _, sql := range []string{
 		"DROP INDEX CONCURRENTLY IF EXISTS ai_usage_logs_xact_id_idx",
 		"CREATE INDEX CONCURRENTLY ai_usage_logs_xact_id_idx ON ai_usage_logs (xact_id) WHERE xact_id IS NOT NULL",
