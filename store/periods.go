@@ -20,13 +20,14 @@ type Periods struct {
 
 	// Consecutive edges enclose no period's start for any reset day.
 	edges []time.Time
-	// One entry for each reset day and period.
-	days         []int32
-	starts, ends []time.Time
-	// One entry for each reset day: totals are complete from here on.
-	trackedDays []int32
-	trackedFrom []time.Time
+	// Five for each reset day, ascending: the starts of the period before the
+	// previous one, the previous, the current and the next, and the next one's
+	// end. Totals are complete from the second on.
+	bounds []time.Time
 }
+
+// boundsPerDay is how many bounds each reset day has.
+const boundsPerDay = 5
 
 // ValidUntil is the first instant at which some period ends; from then on the
 // bounds should be worked out anew.
@@ -52,15 +53,9 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	p := &Periods{zone: zone}
 	var from, to time.Time
 	var day int32
-	var at [5]time.Time
+	var at [boundsPerDay]time.Time
 	_, err = pgx.ForEachRow(rows, []any{&day, &at[0], &at[1], &at[2], &at[3], &at[4]}, func() error {
-		for i := range 4 {
-			p.days = append(p.days, day)
-			p.starts = append(p.starts, at[i])
-			p.ends = append(p.ends, at[i+1])
-		}
-		p.trackedDays = append(p.trackedDays, day)
-		p.trackedFrom = append(p.trackedFrom, at[1])
+		p.bounds = append(p.bounds, at[:]...)
 		if at[0].After(from) {
 			from = at[0]
 		}
@@ -75,30 +70,28 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
 	}
-	p.edges = edgesBetween(from, to, p.starts, p.ends)
+	p.edges = edgesBetween(from, to, p.bounds)
 	return p, nil
 }
 
 // trackedSince is the earliest instant from which anybody's totals are complete.
 func (p *Periods) trackedSince() time.Time {
-	earliest := p.trackedFrom[0]
-	for _, t := range p.trackedFrom[1:] {
-		if t.Before(earliest) {
-			earliest = t
+	earliest := p.bounds[1]
+	for i := 1; i < len(p.bounds); i += boundsPerDay {
+		if p.bounds[i].Before(earliest) {
+			earliest = p.bounds[i]
 		}
 	}
 	return earliest
 }
 
-// edgesBetween returns from, to, and every start or end in between, ascending
-// and without repetition.
-func edgesBetween(from, to time.Time, bounds ...[]time.Time) []time.Time {
+// edgesBetween returns from, to, and every bound in between, ascending and
+// without repetition.
+func edgesBetween(from, to time.Time, bounds []time.Time) []time.Time {
 	edges := []time.Time{from, to}
-	for _, b := range bounds {
-		for _, t := range b {
-			if t.After(from) && t.Before(to) {
-				edges = append(edges, t)
-			}
+	for _, t := range bounds {
+		if t.After(from) && t.Before(to) {
+			edges = append(edges, t)
 		}
 	}
 	slices.SortFunc(edges, time.Time.Compare)

@@ -3,17 +3,12 @@ package store
 // placeRows turns fresh (user_id, created_at, amount) into placed, one row per
 // user and period. Rows are first summed per user and per stretch of time in
 // which no period begins ($1, see Periods), so that the calendar is consulted
-// once per group and not once per row.
+// once per group and not once per row. A group's period is then looked up in an
+// array ($2) rather than joined: a join's plan would follow the guess of how
+// many users a tick touches, and be slow for those that it does not expect.
 //
-// Parameters: $1 edges, $2-$4 reset days with their periods, $5 time zone,
-// $6-$7 reset days and from when on their totals are complete.
+// Parameters: $1 edges, $2 bounds, $3 time zone.
 const placeRows = `
-bounds AS MATERIALIZED (
-	SELECT * FROM unnest($2::integer[], $3::timestamptz[], $4::timestamptz[]) AS b (reset_day, period_start, period_end)
-),
-tracked AS MATERIALIZED (
-	SELECT * FROM unnest($6::integer[], $7::timestamptz[]) AS t (reset_day, since)
-),
 grouped AS MATERIALIZED (
 	SELECT user_id, stretch,
 	       CASE WHEN stretch = -1 THEN NULL
@@ -34,16 +29,23 @@ totals AS MATERIALIZED (
 	FROM grouped
 ),
 placed AS MATERIALIZED (
-	SELECT g.user_id, p.period_start, p.period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(t.since) AS since
-	FROM grouped g
-	LEFT JOIN tokenalert.accounts() a ON a.user_id = g.user_id
-	JOIN tracked t ON t.reset_day = coalesce(a.reset_day, 1)
-	LEFT JOIN bounds b ON b.reset_day = t.reset_day AND g.at >= b.period_start AND g.at < b.period_end
+	SELECT g.user_id, p.period_start, p.period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(p.since) AS since,
+	       max(g.token_limit) AS token_limit
+	FROM (
+		SELECT g.*, a.token_limit, 5 * coalesce(a.reset_day, 1) AS last -- of the five bounds of the user's reset day
+		FROM grouped g LEFT JOIN tokenalert.accounts() a ON a.user_id = g.user_id
+		WHERE g.stretch >= 0
+	) g
 	CROSS JOIN LATERAL (
-		SELECT coalesce(b.period_start, tokenalert.period_start(t.reset_day, $5::text, g.at)) AS period_start,
-		       coalesce(b.period_end, tokenalert.period_end(t.reset_day, $5::text, g.at)) AS period_end
+		SELECT width_bucket(g.at, ($2::timestamptz[])[g.last - 4:g.last]) AS n OFFSET 0
+	) b
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN b.n BETWEEN 1 AND 4 THEN ($2::timestamptz[])[g.last - 5 + b.n]
+		            ELSE tokenalert.period_start(g.last / 5, $3::text, g.at) END AS period_start,
+		       CASE WHEN b.n BETWEEN 1 AND 4 THEN ($2::timestamptz[])[g.last - 4 + b.n]
+		            ELSE tokenalert.period_end(g.last / 5, $3::text, g.at) END AS period_end,
+		       ($2::timestamptz[])[g.last - 3] AS since
 	) p
-	WHERE g.stretch >= 0
 	GROUP BY 1, 2, 3
 )`
 
@@ -62,10 +64,10 @@ const candidateColumns = `
 	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told`
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest
-// threshold ($8, percent) and hold no mark that could clear.
-const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= $8::integer * a.token_limit))`
+// threshold ($4, percent) and hold no mark that could clear.
+const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= $4::integer * a.token_limit))`
 
 // parameters are those of placeRows and worthDeciding, in their order.
 func (p *Periods) parameters(floor int, more ...any) []any {
-	return append([]any{p.edges, p.days, p.starts, p.ends, p.zone, p.trackedDays, p.trackedFrom, floor}, more...)
+	return append([]any{p.edges, p.bounds, p.zone, floor}, more...)
 }

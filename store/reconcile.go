@@ -38,7 +38,7 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 		),
 		fresh AS (
 			SELECT l.user_id, l.created_at, l.tokens_used AS amount FROM ai_usage_logs l, tick
-			WHERE l.created_at >= $8::timestamptz
+			WHERE l.created_at >= $4::timestamptz
 			  AND (l.xact_id IS NULL OR pg_visible_in_snapshot(l.xact_id, tick.snapshot))
 		),`+placeRows+`,
 		current AS (
@@ -47,8 +47,8 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 			UNION
 			SELECT u.user_id, u.period_start FROM tokenalert.usage_periods u
 			LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-			JOIN bounds b ON b.reset_day = coalesce(a.reset_day, 1) AND b.period_start = u.period_start
 			WHERE u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end
+			  AND u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 4:5 * coalesce(a.reset_day, 1) - 1])
 		),
 		compared AS (
 			SELECT c.user_id, c.period_start, coalesce(u.tokens_used, 0) AS counted, coalesce(d.amount, 0) AS actual
@@ -85,7 +85,7 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 
 // reconcileParameters are those of placeRows and the earliest instant to read.
 func (p *Periods) reconcileParameters() []any {
-	return append(p.parameters(0)[:7:7], p.trackedSince())
+	return append(p.parameters(0)[:3:3], p.trackedSince())
 }
 
 // Recount puts users on the list of corrections, to be counted anew.

@@ -159,7 +159,7 @@ func begin(batch *pgx.Batch, kind Kind, timeout time.Duration) {
 	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ")
 	batch.Queue(`SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', $1, true),
 		set_config('idle_in_transaction_session_timeout', '10s', true), set_config('enable_seqscan', $2, true),
-		set_config('jit', 'off', true), set_config('row_security', 'off', true),
+		set_config('jit', 'off', true), set_config('work_mem', '32MB', true), set_config('row_security', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true)`,
 		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan)
 }

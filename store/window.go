@@ -40,8 +40,8 @@ due AS MATERIALIZED (
 )`
 
 // countWindow extends the chain and adds the window to the totals, in one
-// statement. Where the window holds more than $9 rows the tick ends earlier
-// than now: at the transaction id X found $9 rows on, at least one above the
+// statement. Where the window holds more than $5 rows the tick ends earlier
+// than now: at the transaction id X found $5 rows on, at least one above the
 // first, and the chain gets the snapshot that names exactly the transactions
 // below X that have ended.
 //
@@ -58,7 +58,7 @@ first AS MATERIALIZED (
 cut AS MATERIALIZED (
 	SELECT l.xact_id FROM ranges r, LATERAL (
 		SELECT xact_id FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id OFFSET 0
-	) l OFFSET $9::bigint LIMIT 1
+	) l OFFSET $5::bigint LIMIT 1
 ),
 target AS MATERIALIZED (
 	SELECT end_id, end_id < pg_snapshot_xmax(here.snapshot) AS bounded,
@@ -90,7 +90,7 @@ file AS MATERIALIZED (
 ),
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
-	SELECT last.id + 1, target.snapshot, last.system_identifier, 'window', totals.rows, totals.users, $10, here.at
+	SELECT last.id + 1, target.snapshot, last.system_identifier, 'window', totals.rows, totals.users, $6, here.at
 	FROM last, here, target, totals, due, file
 	WHERE file.same AND here.system_identifier = last.system_identifier
 	  AND (totals.rows > 0 OR due.any) AND NOT due.everything
@@ -129,18 +129,21 @@ FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
 LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
-	FROM (SELECT k.*, d.newest FROM counted k JOIN placed d USING (user_id, period_start)) c
+	FROM (
+		SELECT k.*, d.newest FROM counted k JOIN placed d USING (user_id, period_start)
+		WHERE k.marks <> '{}' OR (d.token_limit > 0 AND k.tokens_used * 100 >= $4::integer * d.token_limit)
+	) c -- before accounts() is looked at again for each
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
 	WHERE ` + worthDeciding + `
 ) s ON true`
 
 // countEverything is the tick of another kind: every total from the rows at its
 // own snapshot, for the current and the previous period of each user and for
-// what lies ahead. Older periods are history. $9 is the earliest instant that
-// it reads, $10 the worker, $11 the kind.
+// what lies ahead. Older periods are history. $5 is the earliest instant that
+// it reads, $6 the worker, $7 the kind.
 const countEverything = `WITH ` + window + `,
 fresh AS (
-	SELECT user_id, created_at, tokens_used AS amount FROM ai_usage_logs WHERE created_at >= $9::timestamptz
+	SELECT user_id, created_at, tokens_used AS amount FROM ai_usage_logs WHERE created_at >= $5::timestamptz
 ),` + placeRows + `,
 file AS MATERIALIZED (
 	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
@@ -148,7 +151,7 @@ file AS MATERIALIZED (
 ),
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
-	SELECT coalesce(last.id, 0) + 1, here.snapshot, here.system_identifier, $11, totals.rows, totals.users, $10, here.at
+	SELECT coalesce(last.id, 0) + 1, here.snapshot, here.system_identifier, $7, totals.rows, totals.users, $6, here.at
 	FROM here CROSS JOIN totals CROSS JOIN file LEFT JOIN last ON true
 	WHERE file.same AND coalesce(last.system_identifier = here.system_identifier, true)
 	RETURNING id
@@ -166,9 +169,8 @@ emptied AS ( -- totals that no row supports any more
 		SELECT u.user_id, u.period_start
 		FROM tokenalert.usage_periods u
 		LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-		JOIN tracked t ON t.reset_day = coalesce(a.reset_day, 1)
-		JOIN bounds b ON b.reset_day = t.reset_day AND b.period_start = u.period_start
-		WHERE u.period_start >= t.since AND u.tokens_used <> 0
+		WHERE u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 3:5 * coalesce(a.reset_day, 1) - 1])
+		  AND u.tokens_used <> 0
 		  AND NOT EXISTS (SELECT FROM placed d WHERE d.user_id = u.user_id AND d.period_start = u.period_start)
 	) e
 	WHERE p.user_id = e.user_id AND p.period_start = e.period_start
@@ -193,7 +195,7 @@ LEFT JOIN (
 	WHERE ` + worthDeciding + `
 ) s ON true`
 
-// countWanted deals with the corrections that are due, up to $9 of them: the
+// countWanted deals with the corrections that are due, up to $5 of them: the
 // periods of the corrected rows and the user's current one are counted anew at
 // the snapshot that this tick has written into the chain, not at the tick's
 // own, which in a bounded tick would count ahead what the next one adds. A
@@ -209,7 +211,7 @@ taken AS MATERIALIZED (
 	DELETE FROM tokenalert.recounts r USING (
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
-		ORDER BY r.id LIMIT $9::bigint
+		ORDER BY r.id LIMIT $5::bigint
 	) due
 	WHERE r.id = due.id
 	RETURNING r.user_id, r.at
