@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,6 +47,28 @@ func TestReadmeSettings(t *testing.T) {
 		return
 	}
 	assert.Equal(t, want, string(text), "README.md lists other settings: go test ./cmd/tokenalert -run TestReadmeSettings -update")
+}
+
+// TestGuaranteesNameTests holds docs/guarantees.md to naming tests that exist.
+func TestGuaranteesNameTests(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/guarantees.md")
+	require.NoError(t, err)
+	var sources bytes.Buffer
+	for _, pattern := range []string{"../../*/*_test.go", "../../*/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			require.NoError(t, err)
+			sources.Write(source)
+		}
+	}
+	names := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	assert.NotEmpty(t, names)
+	for _, name := range names {
+		assert.True(t, strings.Contains(sources.String(), "func "+name[1]+"("), "docs/guarantees.md names %s, which is not there", name[1])
+	}
 }
 
 // TestReadmeCommands types what the README shows, line by line, into a shell,
