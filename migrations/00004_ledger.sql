@@ -74,11 +74,39 @@ SELECT setval('tokenalert.doorbell', 0);
 GRANT SELECT ON SEQUENCE tokenalert.doorbell TO PUBLIC;
 
 -- The roles that `migrate grant` was given, so that `migrate up` can restore
--- their privileges after a restore without them.
+-- their privileges after a restore without them, and `migrate down` take them
+-- back.
 CREATE TABLE tokenalert.granted_roles (
-    role       name        PRIMARY KEY,
-    granted_at timestamptz NOT NULL DEFAULT now()
+    role            name        PRIMARY KEY,
+    granted_at      timestamptz NOT NULL DEFAULT now(),
+    host_privileges text[]      NOT NULL DEFAULT '{}'
 );
+COMMENT ON COLUMN tokenalert.granted_roles.host_privileges IS 'What the role did not have on the host''s tables before, as in tokenalert.host_privileges';
+
+-- host_privileges: what a role itself, not PUBLIC or a role it is in, may do
+-- with the host's tables, each as GRANT and REVOKE spell it.
+-- +goose StatementBegin
+CREATE FUNCTION tokenalert.host_privileges(role name) RETURNS SETOF text
+    LANGUAGE sql STABLE
+AS $body$
+    WITH tables AS (
+        SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid IN (to_regclass('ai_usage_logs'), to_regclass('users'), to_regclass('token_limit_alerts'), to_regclass('notifications'))
+    ), held AS (
+        SELECT x.grantee, format('%s ON SCHEMA %I', x.privilege_type, n.nspname) AS privilege
+        FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
+        WHERE n.oid IN (SELECT relnamespace FROM tables)
+        UNION ALL
+        SELECT x.grantee, format('%s ON %I.%I', x.privilege_type, t.nspname, t.relname)
+        FROM tables t, aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) x
+        UNION ALL
+        SELECT x.grantee, format('%s (%I) ON %I.%I', x.privilege_type, a.attname, t.nspname, t.relname)
+        FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid, aclexplode(a.attacl) x WHERE NOT a.attisdropped
+    )
+    SELECT h.privilege FROM held h WHERE h.grantee = (SELECT r.oid FROM pg_roles r WHERE r.rolname = role)
+$body$;
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION tokenalert.host_privileges(name) FROM PUBLIC;
 
 -- What taking over changed in the host's schema, so that `migrate down` can
 -- put it back.
@@ -134,7 +162,7 @@ COMMENT ON FUNCTION tokenalert.accounts() IS 'Every user with limit and reset da
 CREATE VIEW tokenalert.current_usage AS
 SELECT a.user_id,
        a.organization_id,
-       least(coalesce(u.tokens_used, 0), 9223372036854775807)::bigint AS tokens_used,
+       greatest(least(coalesce(u.tokens_used, 0), 9223372036854775807), -9223372036854775808)::bigint AS tokens_used,
        CASE WHEN a.token_limit > 0 THEN a.token_limit END AS token_limit,
        CASE WHEN a.token_limit > 0 THEN trunc(coalesce(u.tokens_used, 0) * 100 / a.token_limit, 1) END AS percent_used,
        p.period_start,
@@ -151,6 +179,7 @@ COMMENT ON VIEW tokenalert.current_usage IS 'Usage of each user in the current p
 -- +goose Down
 DROP VIEW tokenalert.current_usage;
 DROP FUNCTION tokenalert.accounts();
+DROP FUNCTION tokenalert.host_privileges(name);
 DROP TABLE tokenalert.takeover, tokenalert.granted_roles, tokenalert.user_limits, tokenalert.settings,
     tokenalert.recounts, tokenalert.usage_periods, tokenalert.ticks;
 DROP SEQUENCE tokenalert.doorbell;

@@ -13,9 +13,12 @@ CREATE FUNCTION tokenalert.ring() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    IF pg_notification_queue_usage() < 0.5
-       AND (current_setting('max_prepared_transactions') = '0'
-            OR (SELECT s.bell_forced FROM tokenalert.settings s)) THEN
+    IF pg_notification_queue_usage() < 0.5 THEN
+        IF current_setting('max_prepared_transactions') <> '0' THEN -- apart, as a query locks what it reads when it is planned
+            IF (SELECT s.bell_forced FROM tokenalert.settings s) IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        END IF;
         PERFORM pg_notify('tokenalert', '');
     END IF;
     RETURN NULL;
@@ -54,9 +57,12 @@ BEGIN
         VALUES (CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END, now(), TG_ARGV[0]);
     END CASE;
     IF pg_sequence_last_value('tokenalert.doorbell') > date_part('epoch', clock_timestamp())
-       AND pg_notification_queue_usage() < 0.5
-       AND (current_setting('max_prepared_transactions') = '0'
-            OR (SELECT s.bell_forced FROM tokenalert.settings s)) THEN
+       AND pg_notification_queue_usage() < 0.5 THEN
+        IF current_setting('max_prepared_transactions') <> '0' THEN
+            IF (SELECT s.bell_forced FROM tokenalert.settings s) IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        END IF;
         PERFORM pg_notify('tokenalert', '');
     END IF;
     RETURN NULL;

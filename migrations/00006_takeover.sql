@@ -207,6 +207,14 @@ BEGIN
     WHERE r.oid = to_regclass('ai_usage_logs');
     SELECT * INTO t FROM tokenalert.takeover;
 
+    -- What roles have got from us, and no more.
+    FOR c IN
+        SELECT g.role, p.privilege FROM tokenalert.granted_roles g, tokenalert.host_privileges(g.role) AS p (privilege)
+        WHERE p.privilege = ANY (g.host_privileges)
+    LOOP
+        EXECUTE format('REVOKE %s FROM %I', c.privilege, c.role);
+    END LOOP;
+
     IF t.created_alerts THEN
         DROP TABLE token_limit_alerts;
     ELSE

@@ -155,6 +155,7 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 // another reason fails the tick.
 func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, decisions []Decision) error {
 	for _, d := range decisions {
+		outcomes, held := len(result.Outcomes), len(result.Held)
 		batch := &pgx.Batch{}
 		batch.Queue("SAVEPOINT one_user")
 		queueDecisions(batch, result, []Decision{d})
@@ -168,11 +169,13 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 			return err
 		}
 		result.SetAside = append(result.SetAside, SetAside{UserID: d.UserID, Err: err})
-		aside := &pgx.Batch{}
-		aside.Queue("ROLLBACK TO SAVEPOINT one_user")
-		aside.Queue(`INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
-			d.UserID, SetAsideRetry)
-		if err := conn.SendBatch(ctx, aside).Close(); err != nil {
+		result.Outcomes, result.Held = result.Outcomes[:outcomes], result.Held[:held]
+		// One after the other: a failed transaction prepares nothing but its end.
+		if _, err := conn.Exec(ctx, "ROLLBACK TO SAVEPOINT one_user"); err != nil {
+			return fmt.Errorf("set user aside: %w", err)
+		}
+		if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
+			d.UserID, SetAsideRetry); err != nil {
 			return fmt.Errorf("set user aside: %w", err)
 		}
 	}

@@ -55,7 +55,7 @@ placed AS MATERIALIZED (
 // or the zone has changed since, or the host told it before we took over).
 const candidateColumns = `
 	c.user_id, a.organization_id, left(a.full_name, 200) AS full_name, left(a.language, 50) AS language,
-	c.period_start, c.period_end, least(c.tokens_used, 9223372036854775807)::bigint AS tokens_used,
+	c.period_start, c.period_end, greatest(least(c.tokens_used, 9223372036854775807), -9223372036854775808)::bigint AS tokens_used,
 	greatest(a.token_limit, 0) AS token_limit, c.marks, c.newest,
 	ARRAY(SELECT DISTINCT t.alert_threshold FROM token_limit_alerts t
 	      WHERE t.user_id = c.user_id AND t.alert_sent

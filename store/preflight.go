@@ -57,6 +57,9 @@ func (m *Migrator) preflight(ctx context.Context, conn *pgx.Conn, installed int6
 		if found.partitioned {
 			problems = append(problems, fmt.Errorf("table %s is partitioned or inherited from; this is not supported", table))
 		}
+		if table == "ai_usage_logs" && !found.create {
+			problems = append(problems, fmt.Errorf("role %s may not create tables and indexes in schema %s; GRANT CREATE ON SCHEMA, or migrate as its owner", user, found.schema))
+		}
 		for _, c := range columns[table] {
 			if !found.columns[c] {
 				problems = append(problems, fmt.Errorf("table %s has no column %s", table, c))
@@ -79,7 +82,8 @@ func (m *Migrator) preflight(ctx context.Context, conn *pgx.Conn, installed int6
 
 type table struct {
 	exists, owned, partitioned bool
-	owner                      string
+	create                     bool // in its schema
+	owner, schema              string
 	columns                    map[string]bool
 	publications               []string
 }
@@ -89,13 +93,14 @@ func lookAtTable(ctx context.Context, conn *pgx.Conn, name string) (table, error
 	var columns []string
 	err := conn.QueryRow(ctx, `
 		SELECT pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner),
+		       c.relnamespace::regnamespace::text, has_schema_privilege(c.relnamespace, 'CREATE'),
 		       c.relkind <> 'r' OR c.relispartition
 		       OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid OR i.inhrelid = c.oid),
 		       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
 		       ARRAY(SELECT p.pubname::text FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
 		             WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
 		FROM pg_class c WHERE c.oid = to_regclass($1)`, name).
-		Scan(&t.owned, &t.owner, &t.partitioned, &columns, &t.publications)
+		Scan(&t.owned, &t.owner, &t.schema, &t.create, &t.partitioned, &columns, &t.publications)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return t, nil
 	}

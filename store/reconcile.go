@@ -58,7 +58,7 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 			WHERE NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id = c.user_id OR r.user_id IS NULL)
 		)
 		SELECT (SELECT count(*) FROM compared), x.* FROM (SELECT) one LEFT JOIN (
-			SELECT user_id, period_start, least(counted, 9223372036854775807)::bigint, least(actual, 9223372036854775807)::bigint
+			SELECT user_id, period_start, greatest(least(counted, 9223372036854775807), -9223372036854775808)::bigint, greatest(least(actual, 9223372036854775807), -9223372036854775808)::bigint
 			FROM compared WHERE counted <> actual
 		) x ON true`, p.reconcileParameters()...)
 	if err != nil {

@@ -49,6 +49,7 @@ func (m *Migrator) rebase(ctx context.Context, conn *pgx.Conn) error {
 				"ALTER TABLE ai_usage_logs DROP COLUMN xact_id",
 				"ALTER TABLE ai_usage_logs ADD COLUMN xact_id xid8",
 				"ALTER TABLE ai_usage_logs ALTER COLUMN xact_id SET DEFAULT pg_current_xact_id()",
+				"COMMENT ON COLUMN ai_usage_logs.xact_id IS 'Transaction that wrote the row; tokenalert counts by it. Leave it to its default.'",
 				"TRUNCATE tokenalert.ticks",
 			} {
 				if _, err := tx.Exec(ctx, sql); err != nil {

@@ -98,12 +98,12 @@ fence AS (
 ),
 whole AS MATERIALIZED ( -- late rows of a period that has no totals yet: all of it
 	SELECT d.user_id, d.period_start, l.tokens
-	FROM placed d, target, LATERAL (
+	FROM here, target, placed d, LATERAL (
 		SELECT sum(u.tokens_used) AS tokens FROM ai_usage_logs u
 		WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
 		  AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot))
 	) l
-	WHERE d.period_start < d.since
+	WHERE d.period_end <= here.at
 	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
 ),
 counted AS (
@@ -123,7 +123,7 @@ begins AS ( -- a period in the future is looked at again when it begins
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
-       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id LIMIT 1) END,
+       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id AND isfinite(l.created_at) LIMIT 1) END,
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
 LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true

@@ -22,10 +22,13 @@ var shared struct {
 	err      error
 }
 
-// Main is for TestMain. It runs the tests, stops the server, and fails when
-// goroutines are left. It does not return.
-func Main(m *testing.M) {
+// Main is for TestMain. It runs the tests and what is to be done after them,
+// stops the server, and fails when goroutines are left. It does not return.
+func Main(m *testing.M, after ...func()) {
 	code := m.Run()
+	for _, f := range after {
+		f()
+	}
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		code = max(code, 1)

@@ -1,0 +1,284 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/store"
+)
+
+func TestAUserHeldByTheHostIsToldLaterAndOthersNow(t *testing.T) {
+	t.Parallel()
+	for name, lock := range map[string]string{
+		"the user":             "SELECT FROM users WHERE id = $1 FOR UPDATE",
+		"the organization too": "SELECT FROM organizations o JOIN users u ON u.organization_id = o.id WHERE u.id = $1 FOR UPDATE OF o",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t, host.CMS)
+			held, free := c.user(100), c.user(100)
+			// So that the other is not held with the organization.
+			other, err := host.NewOrganization(t.Context(), c.owner, "Other")
+			require.NoError(t, err)
+			c.exec("UPDATE users SET organization_id = $1 WHERE id = $2", other, free)
+			c.settle()
+			c.use(held, 90)
+			c.use(free, 90)
+			holder := c.session()
+			tx, err := holder.owner.Begin(t.Context())
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), lock, held)
+			require.NoError(t, err)
+
+			result := c.tick()
+			assert.Equal(t, []uuid.UUID{held}, result.Held)
+			assert.Equal(t, []string{"80 told"}, c.alerts(free))
+			assert.Empty(t, c.alerts(held))
+			assert.EqualValues(t, 90, c.total(held), "counted all the same")
+			for _, o := range result.Outcomes {
+				assert.Equal(t, free, o.UserID)
+			}
+			assert.Equal(t, 1, c.pending())
+			require.NoError(t, tx.Rollback(t.Context()))
+			c.eventually("the user is not looked at again", func() bool {
+				result = c.count(store.Window)
+				return result.Work()
+			})
+			assert.EqualValues(t, 1, result.Recounts)
+			assert.Zero(t, result.Counted, "a decision, not a count")
+			assert.Equal(t, []string{"80 told"}, c.alerts(held))
+			assert.Equal(t, 1, c.notified(held))
+			assert.Zero(t, c.pending())
+		})
+	}
+}
+
+// An update that leaves the keys alone, as the host's game does all the time,
+// stands in nobody's way.
+func TestAUserBeingUpdatedIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.settle()
+	c.use(user, 90)
+	tx, err := c.session().owner.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "UPDATE users SET xp = xp + 10")
+	require.NoError(t, err)
+	result := c.tick()
+	assert.Empty(t, result.Held)
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+}
+
+// The same when it has committed since the tick's snapshot.
+func TestAUserUpdatedUnderATickIsTold(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.settle()
+	h := c.hold()
+	c.use(user, 90)
+	done := h.start(store.Window)
+	h.reached()
+	c.exec("UPDATE users SET xp = xp + 10")
+	h.release()
+	require.NoError(t, <-done)
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+}
+
+// Who is gone since the tick's snapshot fails the tick, which gives way and is
+// right the next time.
+func TestAUserDeletedUnderATick(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	gone, stays := c.user(100), c.user(100)
+	c.settle()
+	h := c.hold()
+	c.use(gone, 90)
+	c.use(stays, 90)
+	done := h.start(store.Window)
+	h.reached()
+	c.exec("DELETE FROM users WHERE id = $1", gone)
+	h.release()
+	if err := <-done; err != nil {
+		require.True(t, store.IsTransient(err), err)
+	}
+	c.settle()
+	assert.Equal(t, []string{"80 told"}, c.alerts(stays))
+	assert.Zero(t, c.notified(gone))
+	c.requireTotals()
+}
+
+// The host deletes users in bulk, in an order of its own, while ticks tell
+// them. Neither is ever a deadlock's victim, and a tick waits for nobody.
+func TestUsersDeletedWhileTheyAreTold(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	const rounds, users = 60, 12
+	stop := make(chan struct{})
+	var deleter sync.WaitGroup
+	ready := make(chan int)
+	deleter.Go(func() {
+		defer close(stop)
+		s := c.session()
+		for n := range ready {
+			// A trigger of the host touches each user on the way, so that the
+			// statement takes its time.
+			_, err := s.owner.Exec(t.Context(), "DELETE FROM users WHERE full_name = $1", fmt.Sprint("round ", n))
+			assert.NoError(t, err, "the host's DELETE")
+		}
+	})
+	c.exec(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.0003); RETURN OLD; END $$`)
+	c.exec("CREATE TRIGGER linger BEFORE DELETE ON users FOR EACH ROW EXECUTE FUNCTION linger()")
+	held, told := 0, 0
+	for n := range rounds {
+		c.exec(`WITH made AS (
+				INSERT INTO users (id, organization_id, email, password_hash, full_name, monthly_token_limit)
+				SELECT gen_random_uuid(), $1, gen_random_uuid()::text, '-', $2, 100 FROM generate_series(1, $3::integer) RETURNING id
+			) SELECT FROM made`, c.org, fmt.Sprint("round ", n), users)
+		c.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) SELECT id, organization_id, 90 FROM users WHERE full_name = $1`,
+			fmt.Sprint("round ", n))
+		ready <- n
+		for range 3 {
+			result, err := c.try(c.store, c.request(store.Window))
+			if err != nil && !store.IsTransient(err) {
+				require.NoError(t, err)
+			}
+			held += len(result.Held)
+			told += len(result.Outcomes)
+		}
+	}
+	close(ready)
+	<-stop
+	deleter.Wait()
+	c.eventually("no end of corrections", func() bool {
+		c.settle()
+		return c.pending() == 0
+	})
+	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM users"))
+	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM token_limit_alerts"))
+	c.requireTotals()
+	t.Logf("%d users told, %d held", told, held)
+}
+
+// raise makes the host's notifications refuse a user with a SQLSTATE.
+func (c *counter) raise(user uuid.UUID, code string) {
+	c.t.Helper()
+	c.exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF NEW.user_id = '%s' THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '%s'; END IF;
+			RETURN NEW;
+		END $$`, user, code))
+	c.exec("CREATE TRIGGER refuse BEFORE INSERT ON notifications FOR EACH ROW EXECUTE FUNCTION refuse()")
+}
+
+func TestAnIsolatedTickSetsAsideWhoseDataFails(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"P0001", "23505", "22001"} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t, host.CMS)
+			bad, good := c.user(100), c.user(100)
+			c.raise(bad, code)
+			c.use(bad, 90)
+			c.use(good, 90)
+			before := c.lastTick()
+			_, err := c.try(c.store, c.request(store.Window))
+			require.Error(t, err)
+			assert.True(t, store.IsData(err))
+			assert.False(t, store.IsTransient(err))
+			require.NotErrorIs(t, err, store.ErrCollided, "the chain's constraint has another name")
+			assert.Equal(t, before, c.lastTick())
+
+			q := c.request(store.Window)
+			q.Isolated = true
+			result, err := c.try(c.store, q)
+			require.NoError(t, err)
+			require.Len(t, result.SetAside, 1)
+			assert.Equal(t, bad, result.SetAside[0].UserID)
+			assert.Equal(t, code, store.SQLState(result.SetAside[0].Err))
+			assert.Equal(t, []string{"80 told"}, c.alerts(good))
+			assert.Empty(t, c.alerts(bad))
+			assert.EqualValues(t, 90, c.total(bad), "counted all the same")
+
+			// Once the data is good, the correction tells.
+			c.exec("DROP TRIGGER refuse ON notifications")
+			assert.Zero(t, c.settle())
+			c.db.SetNow(t, c.now().Add(store.SetAsideRetry+time.Minute))
+			c.tick()
+			assert.Equal(t, []string{"80 told"}, c.alerts(bad))
+		})
+	}
+}
+
+// A deferred constraint of the host fails at the end of the user's savepoint:
+// what seemed written is not reported.
+func TestAnIsolatedTickSetsAsideWhoFailsADeferredConstraint(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	bad, good := c.user(100), c.user(100)
+	c.raise(bad, "23514")
+	c.exec("DROP TRIGGER refuse ON notifications")
+	c.exec(`CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON notifications DEFERRABLE INITIALLY DEFERRED
+		FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	c.use(bad, 90)
+	c.use(good, 90)
+	_, err := c.try(c.store, c.request(store.Window))
+	require.True(t, store.IsData(err))
+	q := c.request(store.Window)
+	q.Isolated = true
+	result, err := c.try(c.store, q)
+	require.NoError(t, err)
+	require.Len(t, result.SetAside, 1)
+	assert.Equal(t, bad, result.SetAside[0].UserID)
+	require.Len(t, result.Outcomes, 1)
+	assert.Equal(t, good, result.Outcomes[0].UserID)
+	assert.Equal(t, []string{"80 told"}, c.alerts(good))
+	assert.Empty(t, c.alerts(bad))
+}
+
+// What fails for another reason fails the isolated tick too.
+func TestAnIsolatedTickSetsNobodyAsideForWhatIsNotData(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.raise(user, "53100") // disk_full
+	c.use(user, 90)
+	q := c.request(store.Window)
+	q.Isolated = true
+	_, err := c.try(c.store, q)
+	assert.Equal(t, "53100", store.SQLState(err))
+	assert.Zero(t, c.total(user))
+}
+
+// Two ticks from the same predecessor: one commits, the other writes nothing.
+func TestTwoTicksAtOnceCollide(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.settle()
+	h := c.hold()
+	c.use(user, 90)
+	done := h.start(store.Window)
+	h.reached()
+	c.tick()
+	h.release()
+	err := <-done
+	require.ErrorIs(t, err, store.ErrCollided)
+	assert.False(t, store.IsData(err))
+	var e *pgconn.PgError
+	require.True(t, errors.As(err, &e))
+	assert.Equal(t, "ticks_pkey", e.ConstraintName)
+	assert.EqualValues(t, 90, c.total(user))
+	assert.Equal(t, 1, c.notified(user))
+	assert.Zero(t, c.settle())
+}
