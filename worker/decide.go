@@ -56,6 +56,9 @@ func (r rules) decideAll(kind store.Kind, now time.Time, candidates []store.Cand
 // Whether the same was told before for the same limit is the database's to say
 // (the unique key); decide knows only the marks.
 func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.Decision, bool) {
+	if now.Before(c.PeriodStart) {
+		return store.Decision{}, false // looked at again when it begins
+	}
 	var crossed []int32
 	marks := slices.Clone(c.Marks)
 	slices.Sort(marks)

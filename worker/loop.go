@@ -132,6 +132,10 @@ func (l *loop) idle(stop, working context.Context) error {
 	if l.bell.muted {
 		return l.pollUntilWork(stop, working)
 	}
+	select {
+	case <-l.bell.rung: // while awake; the looks below see what it was for
+	default:
+	}
 	if err := l.bell.arm(working); err != nil {
 		return l.ended(working, err)
 	}

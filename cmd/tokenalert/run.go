@@ -96,8 +96,8 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	log.Info("starting", worker.Event(worker.EventWorkerStarted),
 		zap.String("version", version), zap.String("commit", buildCommit()), zap.String("worker", s.WorkerName))
 	defer func() {
+		_ = log.Sync() // what was counted; a terminal or a pipe cannot be synced
 		log.Info("stopped", worker.Event(worker.EventWorkerStopped), zap.Duration("uptime_ms", time.Since(since)))
-		_ = log.Sync() // a terminal or a pipe cannot be synced
 	}()
 	database, err := store.Open(s.databaseURL, s.listenURL)
 	if err != nil {
@@ -114,7 +114,9 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	// A graceful stop that takes longer than its grace is none.
 	graceOver, forced := context.WithCancel(context.Background())
 	defer forced()
+	announced := make(chan struct{})
 	stopWatching := context.AfterFunc(ctx, func() {
+		defer close(announced)
 		log.Info("stopping", worker.Event(worker.EventWorkerStopping),
 			zap.String("reason", context.Cause(ctx).Error()), zap.Duration("grace_ms", s.ShutdownGrace))
 		time.AfterFunc(s.ShutdownGrace, forced)
@@ -138,7 +140,9 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	case <-graceOver.Done():
 		return fmt.Errorf("did not stop within TOKENALERT_SHUTDOWN_GRACE (%s); the server rolls back what was not committed", s.ShutdownGrace)
 	}
-	if err != nil && stopWatching() {
+	if !stopWatching() {
+		<-announced // before the line that says that it has stopped
+	} else if err != nil {
 		log.Error("giving up", worker.Event(worker.EventWorkerStopping),
 			zap.String("reason", err.Error()), zap.Duration("grace_ms", s.ShutdownGrace))
 	}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+	"tokenalert/migrations"
+)
+
+func TestWrongUseIsStatus2(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ args, says string }{
+		{"frobnicate", `unknown command "frobnicate"`},
+		{"--frobnicate", "unknown flag: --frobnicate"},
+		{"run --frobnicate", "unknown flag: --frobnicate"},
+		{"run now", "tokenalert run --help"},
+		{"migrate sideways", "tokenalert migrate --help"},
+		{"migrate grant", "tokenalert migrate grant --help"},
+		{"migrate grant one two", "tokenalert migrate grant --help"},
+		{"migrate up --lock-patience=soon", "--lock-patience"},
+		{"demo --for 0s", "--for"},
+		{"demo --for 3s --rate 0 --users 0", "--users"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			t.Parallel()
+			status, stdout, stderr := typed(t, nil, strings.Fields(tt.args)...)
+			assert.Equal(t, 2, status)
+			assert.Contains(t, stderr, tt.says)
+			assert.Empty(t, stdout)
+		})
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	t.Parallel()
+	status, stdout, stderr := typed(t, nil, "version")
+	assert.Equal(t, 0, status)
+	assert.Empty(t, stderr)
+	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
+		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
+
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"demo", "--help"}} {
+		status, stdout, stderr = typed(t, nil, args...)
+		assert.Equal(t, 0, status)
+		assert.Contains(t, stdout, "Usage:")
+		assert.Empty(t, stderr)
+	}
+}
+
+func TestPrintConfigMasks(t *testing.T) {
+	t.Parallel()
+	environment := []string{
+		"DATABASE_URL=postgres://tokenalert:" + secret + "@db.example.com/cms",
+		"TOKENALERT_LISTEN_URL=host=direct.example.com user=tokenalert password=" + secret,
+		"PGPASSWORD=" + secret,
+		"TOKENALERT_THRESHOLDS=50,75",
+	}
+	status, stdout, stderr := typed(t, environment, "run", "--print-config")
+	assert.Equal(t, 0, status)
+	assert.Empty(t, stderr)
+	assert.NotContains(t, stdout, secret)
+	for _, line := range []string{"TOKENALERT_THRESHOLDS=50,75\n", "TOKENALERT_BELL_LEASE=30s\n", "TOKENALERT_TIME_ZONE=UTC\n", "PGPASSWORD="} {
+		assert.Contains(t, stdout, line)
+	}
+	for line := range strings.Lines(stdout) {
+		if strings.HasPrefix(line, databaseVar+"=") {
+			assert.Contains(t, line, "db.example.com/cms")
+		}
+	}
+}
+
+func TestBadSettingsAreReportedInOneGo(t *testing.T) {
+	t.Parallel()
+	environment := []string{
+		"DATABASE_URL=postgres://tokenalert:" + secret + "@db.example.com:port/cms",
+		"TOKENALERT_TIME_ZONE=America/Nowhere",
+		"TOKENALERT_BELL_LEASE=5s",
+		"TOKENALERT_LEAD_PING=often",
+		"TOKENALERT_TRESHOLDS=" + secret,
+	}
+	for _, args := range [][]string{{"run"}, {"run", "--print-config"}, {"migrate", "up"}} {
+		status, stdout, stderr := typed(t, environment, args...)
+		assert.Equal(t, 1, status)
+		for _, says := range []string{
+			"TOKENALERT_TRESHOLDS is not a setting; the nearest is TOKENALERT_THRESHOLDS",
+			"DATABASE_URL", "TOKENALERT_TIME_ZONE=America/Nowhere", "TOKENALERT_BELL_LEASE=5s must be more than twice",
+			"TOKENALERT_LEAD_PING=often",
+		} {
+			assert.Contains(t, stderr, says)
+		}
+		assert.NotContains(t, stdout+stderr, secret)
+		assert.NotContains(t, stdout, "worker.started")
+	}
+}
+
+func TestMigrateCommands(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, pgtest.Host(host.CMSWithTrigger))
+	owner := []string{"DATABASE_URL=" + db.OwnerURL()}
+	migrate := func(want int, args ...string) (string, string) {
+		t.Helper()
+		status, stdout, stderr := typed(t, owner, append([]string{"migrate"}, args...)...)
+		require.Equal(t, want, status, "%v: %s%s", args, stdout, stderr)
+		return stdout, stderr
+	}
+
+	_, stderr := migrate(1, "grant", pgtest.Runtime)
+	assert.Contains(t, stderr, "tokenalert migrate up")
+	stdout, _ := migrate(0, "status")
+	assert.Equal(t, int(migrations.Version()), strings.Count(stdout, "pending"))
+	stdout, _ = migrate(0, "up")
+	assert.Contains(t, stdout, "the schema is up to date")
+	assert.Contains(t, stdout, "cached plan must not change result type")
+	stdout, _ = migrate(0, "up")
+	assert.Equal(t, "the schema is up to date\n", stdout, "again, it does nothing")
+	stdout, _ = migrate(0, "status")
+	assert.NotContains(t, stdout, "pending")
+	_, stderr = migrate(1, "grant", "nobody_at_all")
+	assert.Contains(t, stderr, `role "nobody_at_all" does not exist`)
+	stdout, _ = migrate(0, "grant", pgtest.Runtime)
+	assert.Equal(t, "the role "+pgtest.Runtime+" can run tokenalert\n", stdout)
+	w := startProcess(t, runEnvironment(db.URLAs(pgtest.Runtime)), "run")
+	w.awaitReady()
+	w.terminate()
+
+	_, stderr = migrate(2, "down") // standard input is /dev/null
+	assert.Contains(t, stderr, "--yes")
+	stdout, _ = migrate(0, "status")
+	assert.NotContains(t, stdout, "pending", "nothing was taken down")
+	migrate(0, "down", "--yes")
+	stdout, _ = migrate(0, "status")
+	assert.Equal(t, int(migrations.Version()), strings.Count(stdout, "pending"))
+	stdout, _ = migrate(0, "down", "--yes")
+	assert.Contains(t, stdout, "not installed")
+	migrate(0, "up")
+
+	status, _, stderr := typed(t, []string{"DATABASE_URL=" + db.URLAs(pgtest.Runtime)}, "migrate", "up")
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "does not own table ai_usage_logs")
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/pgtest"
+	"tokenalert/worker"
+)
+
+// settleWithin bounds how long a test waits for what must come. It is never
+// waited for in full but by a test that fails.
+const settleWithin = 30 * time.Second
+
+// What the binary under test is stamped with.
+const (
+	stampedVersion = "v9.8.7-test"
+	stampedCommit  = "0123456789abcdef"
+)
+
+func TestMain(m *testing.M) {
+	pgtest.Main(m, func() {
+		if binary.directory != "" {
+			_ = os.RemoveAll(binary.directory)
+		}
+	})
+}
+
+// binary is the command as it is shipped, built when the first test asks.
+var binary struct {
+	once      sync.Once
+	directory string
+	err       error
+}
+
+func binaryPath(t *testing.T) string {
+	t.Helper()
+	binary.once.Do(func() {
+		if binary.directory, binary.err = os.MkdirTemp("", "tokenalert-test-"); binary.err != nil {
+			return
+		}
+		build := exec.Command("go", "build", "-o", binary.directory,
+			"-ldflags", "-X main.version="+stampedVersion+" -X main.commit="+stampedCommit, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			binary.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	require.NoError(t, binary.err)
+	return filepath.Join(binary.directory, "tokenalert")
+}
+
+// process is the binary at work.
+type process struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	stdout output
+	stderr output
+	ended  chan struct{} // closed when it has ended and all its output was read
+
+	mu    sync.Mutex
+	lines []map[string]any // of its JSON log
+}
+
+// startProcess starts the binary with these variables and no others but where
+// programs and temporary files are. It is killed when the test ends, where it
+// still runs.
+func startProcess(t *testing.T, environment []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(binaryPath(t), args...), ended: make(chan struct{})}
+	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}
+	if bin := os.Getenv("PGTEST_BIN"); bin != "" {
+		p.cmd.Env[0] = "PATH=" + bin + ":" + os.Getenv("PATH")
+	}
+	p.cmd.Env = append(p.cmd.Env, environment...)
+	p.cmd.Stderr = &p.stderr
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.ended)
+		p.read(stdout)
+		_ = p.cmd.Wait() // the status is in ProcessState
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // fails where it has ended
+		<-p.ended
+		if t.Failed() {
+			t.Logf("%v wrote\n%s\nand to stderr\n%s", args, &p.stdout, &p.stderr)
+		}
+	})
+	return p
+}
+
+func (p *process) read(stdout io.Reader) {
+	scanner := bufio.NewScanner(stdout)
+	for scanner.Scan() {
+		_, _ = p.stdout.Write(append(bytes.Clone(scanner.Bytes()), '\n'))
+		var line map[string]any
+		if json.Unmarshal(scanner.Bytes(), &line) == nil {
+			p.mu.Lock()
+			p.lines = append(p.lines, line)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// log returns the log lines so far of an event, or of all where it is empty.
+func (p *process) log(event worker.EventName) []map[string]any {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lines []map[string]any
+	for _, l := range p.lines {
+		if event == "" || l["event"] == string(event) {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// await waits for the n-th log line of an event, the first being 1.
+func (p *process) await(event worker.EventName, n int) map[string]any {
+	p.t.Helper()
+	eventually(p.t, func() bool { return len(p.log(event)) >= n || p.hasEnded() }, "no log line "+string(event))
+	require.GreaterOrEqual(p.t, len(p.log(event)), n, "it ended without a log line %s", event)
+	return p.log(event)[n-1]
+}
+
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	require.NoError(p.t, p.cmd.Process.Signal(s))
+}
+
+// wait waits for the end and returns the exit status.
+func (p *process) wait() int {
+	p.t.Helper()
+	eventually(p.t, p.hasEnded, "the process does not end")
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// terminate stops it as an orchestrator does, and asserts that it went well.
+func (p *process) terminate() {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	require.Equal(p.t, 0, p.wait(), "exit status")
+	require.Empty(p.t, p.stderr.String())
+	all := p.log("")
+	require.Equal(p.t, string(worker.EventWorkerStopped), all[len(all)-1]["event"], "the last line of the log")
+}
+
+// address is where a running worker serves HTTP.
+func (p *process) address() string {
+	p.t.Helper()
+	return fmt.Sprintf("127.0.0.1:%v", p.await(worker.EventHTTPListening, 1)["port"])
+}
+
+// get asks an HTTP endpoint of a running worker.
+func (p *process) get(path string) (status int, body string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), settleWithin)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address()+path, nil)
+	require.NoError(p.t, err)
+	request.Close = true
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(p.t, err)
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(p.t, err)
+	return response.StatusCode, string(text)
+}
+
+// awaitReady waits until /readyz answers 200, and returns what it says.
+func (p *process) awaitReady() string {
+	p.t.Helper()
+	var body string
+	eventually(p.t, func() bool {
+		status, text := p.get("/readyz")
+		body = text
+		return status == http.StatusOK
+	}, "not ready")
+	return body
+}
+
+// typed runs a command that ends by itself and returns its status and output.
+func typed(t *testing.T, environment []string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	p := startProcess(t, environment, args...)
+	status = p.wait()
+	return status, p.stdout.String(), p.stderr.String()
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, condition func() bool, message string) {
+	t.Helper()
+	for deadline := time.Now().Add(settleWithin); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNow(t, message)
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package worker_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+	"tokenalert/worker"
+)
+
+func TestAnInsertWakesASleeper(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(sleepy)
+	o.rests(r)
+	began := time.Now()
+	w.use(user, 850)
+	r.await(worker.EventAlertSent)
+	assert.Less(t, time.Since(began), 10*time.Second, "the next look is a minute away")
+	assert.Equal(t, 1, o.rang())
+	assert.Equal(t, []int{80}, w.told(user))
+}
+
+func TestAnInsertDoesNotRingWhileTheWorkerIsAwake(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user, other := w.user(1000), w.user(1000)
+	r := w.start(sleepy)
+	o.rests(r)
+	release := w.holdTicks()
+	w.use(user, 850)
+	o.held()
+	r.await(worker.EventBellDisarmed)
+	require.LessOrEqual(t, o.rang(), 1)
+	for range 20 {
+		w.use(other, 50)
+	}
+	assert.Zero(t, o.rang())
+	release()
+	w.settle()
+	assert.Equal(t, []int{80}, w.told(user))
+	assert.Contains(t, w.told(other), 100)
+	w.assertTotals()
+}
+
+// The barrier: whoever looked at the bell before it was armed does not ring.
+func TestATransactionOlderThanTheSleepIsToldWhenItCommits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user, other := w.user(1000), w.user(1000)
+	r := w.start(sleepy)
+	o.rests(r)
+	release := w.holdTicks()
+	w.use(other, 850)
+	o.held()
+	r.await(worker.EventBellDisarmed)
+	o.rang()
+
+	tx, err := w.writer.Begin(t.Context())
+	require.NoError(t, err)
+	w.insert(tx, user, 850, nil) // the bell is silent
+	armed := len(r.lines(worker.EventBellArmed))
+	release()
+	w.eventually(func() bool { return len(r.lines(worker.EventBellArmed)) > armed && o.armed() }, "the bell is not armed")
+	// From here it would sleep, were it not for the transaction.
+	w.settle()
+	began := time.Now()
+	require.NoError(t, tx.Commit(t.Context()))
+	assert.Zero(t, o.rang())
+	w.eventually(func() bool { return len(w.told(user)) == 1 }, "not told")
+	assert.Less(t, time.Since(began), 10*time.Second, "the next defensive look is a minute away")
+	w.assertTotals()
+}
+
+// A transaction that inserts while the bell is armed rings when it commits,
+// however long it stays open; one that is rolled back does not ring.
+func TestARingComesWithTheCommit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(sleepy)
+	o.rests(r)
+	tx, err := w.writer.Begin(t.Context())
+	require.NoError(t, err)
+	w.insert(tx, user, 900, nil)
+	require.NoError(t, tx.Rollback(t.Context()))
+	assert.Zero(t, o.rang(), "rolled back")
+	tx, err = w.writer.Begin(t.Context())
+	require.NoError(t, err)
+	w.insert(tx, user, 850, nil)
+	assert.Zero(t, o.rang(), "not committed")
+	require.NoError(t, tx.Commit(t.Context()))
+	r.await(worker.EventAlertSent)
+	assert.Equal(t, 1, o.rang())
+	assert.Equal(t, []int{80}, w.told(user))
+	w.assertTotals()
+}
+
+func TestTheListenerReconnects(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(sleepy)
+	o.rests(r)
+	w.eventually(func() bool { return len(o.sessions("tokenalert listen")) == 1 }, "nobody listens")
+	before := o.sessions("tokenalert listen")
+	o.end(before[0])
+	w.use(user, 850) // rings, and nobody hears
+	r.await(worker.EventListenerReconnecting)
+	r.await(worker.EventAlertSent)
+	o.rests(r)
+	assert.Len(t, o.sessions("tokenalert listen"), 1)
+	assert.NotEqual(t, before, o.sessions("tokenalert listen"))
+	w.use(user, 100)
+	w.eventually(func() bool { return len(w.told(user)) == 2 }, "the new connection hears nothing")
+	assert.Empty(t, r.lines(worker.EventLeaderLost))
+	w.assertTotals()
+}
+
+func TestALeaseThatLapsedIsAFreshArming(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(func(c *worker.Config) {
+		c.BellRenewal, c.BellLease = time.Second, 3*time.Second
+		c.LeadPing = 200 * time.Millisecond
+	})
+	o.rests(r)
+	o.is("SELECT setval('tokenalert.doorbell', 1) > 0")
+	w.use(user, 850) // does not ring
+	w.eventually(o.armed, "the bell is not armed again")
+	r.await(worker.EventAlertSent)
+	assert.Equal(t, []int{80}, w.told(user))
+}
+
+func TestTheBellCanBeOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(func(c *worker.Config) { c.Bell = "off" })
+	assert.Equal(t, "TOKENALERT_BELL=off", r.await(worker.EventBellMuted).ContextMap()["reason"])
+	w.use(user, 850)
+	r.await(worker.EventAlertSent)
+	w.use(user, 100)
+	w.eventually(func() bool { return len(w.told(user)) == 2 }, "not told")
+	assert.Zero(t, o.rang())
+	assert.False(t, o.armed())
+	assert.Empty(t, r.lines(worker.EventBellArmed))
+	assert.Empty(t, o.sessions("tokenalert listen"))
+	w.assertTotals()
+}
+
+// PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY.
+func TestPreparedTransactions(t *testing.T) {
+	t.Parallel()
+	in := pgtest.StartServer(t, map[string]string{"max_prepared_transactions": "10"})
+	prepare := func(w *world, user uuid.UUID, tokens int) error {
+		tx, err := w.writer.Begin(t.Context())
+		require.NoError(t, err)
+		w.insert(tx, user, tokens, nil)
+		_, err = tx.Exec(t.Context(), "PREPARE TRANSACTION 'usage'")
+		return err
+	}
+	t.Run("auto polls", func(t *testing.T) {
+		w := worldOn(t, in.New(t, pgtest.Migrated(host.CMS)))
+		o := w.overseer()
+		user, other := w.user(1000), w.user(1000)
+		r := w.start()
+		assert.Contains(t, r.await(worker.EventBellMuted).ContextMap()["reason"], "max_prepared_transactions")
+		require.NoError(t, prepare(w, other, 850))
+		w.use(user, 850)
+		r.await(worker.EventAlertSent)
+		w.settle()
+		assert.Equal(t, 1, o.count("SELECT count(*) FROM token_limit_alerts"), "what is prepared is not committed")
+		_, err := w.writer.Exec(t.Context(), "COMMIT PREPARED 'usage'")
+		require.NoError(t, err)
+		w.eventually(func() bool { return o.count("SELECT count(*) FROM token_limit_alerts") == 2 }, "not counted")
+		assert.Zero(t, o.rang())
+		w.assertTotals()
+	})
+	t.Run("an armed bell stays mute", func(t *testing.T) {
+		w := worldOn(t, in.New(t, pgtest.Migrated(host.CMS)))
+		o := w.overseer()
+		o.is("SELECT setval('tokenalert.doorbell', 9999999999) > 0")
+		require.NoError(t, prepare(w, w.user(1000), 850))
+		_, err := w.writer.Exec(t.Context(), "ROLLBACK PREPARED 'usage'")
+		require.NoError(t, err)
+		assert.Zero(t, o.rang())
+	})
+	t.Run("on rings", func(t *testing.T) {
+		w := worldOn(t, in.New(t, pgtest.Migrated(host.CMS)))
+		o := w.overseer()
+		user := w.user(1000)
+		r := w.start(sleepy, func(c *worker.Config) { c.Bell = "on" })
+		o.rests(r)
+		w.use(user, 850)
+		r.await(worker.EventAlertSent)
+		assert.Empty(t, r.lines(worker.EventBellMuted))
+		assert.Equal(t, 1, o.rang())
+		o.rests(r)
+		assert.ErrorContains(t, prepare(w, user, 10), "cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY",
+			"what the setting asks for")
+	})
+}
