@@ -176,6 +176,20 @@ CROSS JOIN LATERAL (
 LEFT JOIN tokenalert.usage_periods u ON u.user_id = a.user_id AND u.period_start = p.period_start;
 COMMENT ON VIEW tokenalert.current_usage IS 'Usage of each user in the current period, as of the newest tick; limit and percentage are NULL for the unlimited';
 
+-- What an earlier `down` kept of these tables; 00006 takes in the rest.
+-- +goose StatementBegin
+DO $do$
+BEGIN
+    IF to_regnamespace('tokenalert_archive') IS NOT NULL THEN
+        INSERT INTO tokenalert.usage_periods SELECT * FROM tokenalert_archive.usage_periods;
+        INSERT INTO tokenalert.settings SELECT * FROM tokenalert_archive.settings;
+        INSERT INTO tokenalert.user_limits SELECT * FROM tokenalert_archive.user_limits;
+        INSERT INTO tokenalert.granted_roles SELECT * FROM tokenalert_archive.granted_roles;
+    END IF;
+END
+$do$;
+-- +goose StatementEnd
+
 -- +goose Down
 DROP VIEW tokenalert.current_usage;
 DROP FUNCTION tokenalert.accounts();

@@ -141,7 +141,8 @@ BEGIN
             EXECUTE FUNCTION tokenalert.record_correction('user_changed');
     END IF;
 
-    -- What an earlier `down` kept. A row that it gave back to the host is
+    -- What an earlier `down` kept of the host's tables (ours came back before
+    -- any lock was taken, in 00004). A row that it gave back to the host is
     -- replaced by the archived one, unless the host has told that user since.
     IF to_regnamespace('tokenalert_archive') IS NOT NULL THEN
         DELETE FROM token_limit_alerts t USING tokenalert_archive.token_limit_alerts a
@@ -161,10 +162,6 @@ BEGIN
             SELECT n.id, n.organization_id, n.user_id, n.title, n.message, n.notification_type, n.is_read, n.link_url, n.created_at
             FROM tokenalert_archive.notifications n ON CONFLICT DO NOTHING;
         END IF;
-        INSERT INTO tokenalert.usage_periods SELECT * FROM tokenalert_archive.usage_periods;
-        INSERT INTO tokenalert.settings SELECT * FROM tokenalert_archive.settings;
-        INSERT INTO tokenalert.user_limits SELECT * FROM tokenalert_archive.user_limits;
-        INSERT INTO tokenalert.granted_roles SELECT * FROM tokenalert_archive.granted_roles;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END

@@ -221,6 +221,19 @@ func TestUsageBeforeItsUserExistsIsToldOnceTheUserDoes(t *testing.T) {
 	c.requireTotals()
 }
 
+func TestUsageAndLimitBeforeTheirUserExists(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.LMS)
+	user := uuid.New()
+	c.limit(user, 100)
+	c.use(user, 90)
+	c.settle()
+	assert.Empty(t, c.seen)
+	c.exec("INSERT INTO users (id, organization_id, email, password_hash, full_name) VALUES ($1, $2, 'a@example.org', '-', 'Ada')", user, c.org)
+	c.settle()
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+}
+
 // A total that nobody could have counted shows that it was not counted anew.
 func TestAChangedLimitIsDecidedWithoutCounting(t *testing.T) {
 	t.Parallel()
@@ -276,7 +289,7 @@ func TestAChangedResetDayMovesUsageToItsPeriod(t *testing.T) {
 	// The period before has no totals of that user yet: it is counted whole.
 	c.useAt(user, 1000, month.AddDate(0, 0, 7))
 	c.settle()
-	assert.EqualValues(t, 1001, ask[int](c.site, "SELECT tokens_used::integer FROM tokenalert.usage_periods WHERE period_end = $1", start))
+	assert.Equal(t, 1001, ask[int](c.site, "SELECT tokens_used::integer FROM tokenalert.usage_periods WHERE period_end = $1", start))
 	_, differences, err := c.store.Reconcile(t.Context(), c.periods)
 	require.NoError(t, err)
 	assert.Empty(t, differences)

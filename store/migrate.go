@@ -91,10 +91,15 @@ func (m *Migrator) Down(ctx context.Context) error {
 			return err
 		}
 		if installed == 0 {
-			m.say("nothing to take down: tokenalert is not installed here")
-			return nil
-		}
-		if err := m.steps(ctx, conn, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.Down(ctx) }); err != nil {
+			var interrupted bool // a down that took all down but its own version table
+			if err := conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", versionTable).Scan(&interrupted); err != nil {
+				return fmt.Errorf("look for an earlier down: %w", err)
+			}
+			if !interrupted {
+				m.say("nothing to take down: tokenalert is not installed here")
+				return nil
+			}
+		} else if err := m.steps(ctx, conn, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.Down(ctx) }); err != nil {
 			return err
 		}
 		if _, err := conn.Exec(ctx, "DROP SCHEMA tokenalert CASCADE"); err != nil {
@@ -159,7 +164,9 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 			return fmt.Errorf("take the migration lock: %w", err)
 		}
 		if acquired {
-			return f(conn)
+			// Said, not left to the session's end, which the server may notice
+			// only after the next command has begun.
+			return errors.Join(f(conn), m.unlock(ctx, conn))
 		}
 		if !said {
 			m.say("another migration is running; waiting for it")
@@ -169,6 +176,15 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 			return err
 		}
 	}
+}
+
+func (m *Migrator) unlock(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackWithin)
+	defer cancel()
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_unlock($1)", int64(migrateKey)); err != nil && !conn.IsClosed() {
+		return fmt.Errorf("release the migration lock: %w", err)
+	}
+	return nil
 }
 
 // version returns the installed version, 0 where there is none.

@@ -246,6 +246,17 @@ func TestDownWithoutUp(t *testing.T) {
 	s.requireSame(before, s.catalogue())
 }
 
+func TestDownEndsADownThatWasInterrupted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, host.CMS)
+	before := s.catalogue()
+	s.exec("CREATE SCHEMA tokenalert")
+	s.exec("CREATE TABLE tokenalert.goose_db_version (version_id bigint, is_applied boolean)")
+	s.exec("INSERT INTO tokenalert.goose_db_version VALUES (0, true)")
+	s.down()
+	s.requireSame(before, s.catalogue())
+}
+
 func TestAnOlderBinaryRefusesANewerSchema(t *testing.T) {
 	t.Parallel()
 	s := migratedSite(t, host.CMS)

@@ -112,3 +112,23 @@ func TestReconcileFindsATotalThatNoRowSupports(t *testing.T) {
 	_, differences = c.reconcile()
 	assert.Empty(t, differences)
 }
+
+// A rewrite between its snapshot and its read hides every row from it.
+func TestReconcileUnderARewriteSaysSo(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(0)
+	c.use(user, 10)
+	c.settle()
+	h := c.hold()
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := h.store.Reconcile(t.Context(), h.periods)
+		done <- err
+	}()
+	t.Cleanup(h.release)
+	h.reached()
+	c.exec("TRUNCATE ai_usage_logs")
+	h.release()
+	require.ErrorIs(t, <-done, store.ErrRewritten)
+}

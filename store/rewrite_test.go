@@ -105,7 +105,7 @@ func TestATableRewrittenUnderATickIsNeverMiscounted(t *testing.T) {
 				done := h.start(kind)
 				h.reached()
 				super := c.db.Conn(t)
-				for _, sql := range strings.Split(strings.NewReplacer("$user", user.String(), "$org", c.org.String()).Replace(rewrite), ";") {
+				for sql := range strings.SplitSeq(strings.NewReplacer("$user", user.String(), "$org", c.org.String()).Replace(rewrite), ";") {
 					_, err := super.Exec(t.Context(), sql)
 					require.NoError(t, err, sql)
 				}

@@ -175,7 +175,7 @@ func TestAtNoMomentDoBothAlert(t *testing.T) {
 	m := s.migrator(pgtest.Owner, func(string) {
 		var host, ready bool
 		var triggers int
-		assert.NoError(t, between.QueryRow(t.Context(), whoAlerts).Scan(&host, &triggers, &ready))
+		require.NoError(t, between.QueryRow(t.Context(), whoAlerts).Scan(&host, &triggers, &ready))
 		states = append(states, host)
 	})
 	require.NoError(t, m.Up(t.Context()))

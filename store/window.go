@@ -67,7 +67,10 @@ target AS MATERIALIZED (
 	                        (SELECT string_agg(xid::text, ',' ORDER BY xid) FROM running WHERE xid < end_id))::pg_snapshot
 	            ELSE here.snapshot END AS snapshot
 	FROM here, last, LATERAL (
-		SELECT coalesce((SELECT greatest(cut.xact_id, (first.xact_id::text::bigint + 1)::text::xid8) FROM cut, first),
+		SELECT coalesce((SELECT greatest(cut.xact_id, after.id) FROM cut, first, LATERAL (
+		                 -- no id has 0, 1 or 2 in its lower 32 bits
+		                 SELECT (i + CASE WHEN i % 4294967296 = 4294967295 THEN 4 ELSE 1 END)::text::xid8 AS id
+		                 FROM (SELECT first.xact_id::text::bigint AS i) first) after),
 		                pg_snapshot_xmax(here.snapshot)) AS end_id
 	) e
 ),

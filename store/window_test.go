@@ -195,7 +195,7 @@ func TestAnOpenBulkLoadInTheMiddleIsLeftForLater(t *testing.T) {
 			require.NoError(t, abandoned.Rollback(t.Context()))
 			c.settle()
 			assert.EqualValues(t, 50_012, c.total(user))
-			assert.EqualValues(t, 5013, ask[int](c.site, "SELECT sum(rows)::integer FROM tokenalert.ticks"))
+			assert.Equal(t, 5013, ask[int](c.site, "SELECT sum(rows)::integer FROM tokenalert.ticks"))
 			c.requireTotals()
 		})
 	}
