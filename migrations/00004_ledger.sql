@@ -41,7 +41,8 @@ CREATE TABLE tokenalert.recounts (
     at      timestamptz,
     due_at  timestamptz,
     cause   text NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+        vacuum_truncate = off); -- giving pages back takes a lock that host statements would wait for
 COMMENT ON COLUMN tokenalert.recounts.user_id IS 'NULL: everybody, by a full count';
 COMMENT ON COLUMN tokenalert.recounts.at IS 'Count the period of this instant and the current one anew; NULL: only decide anew';
 COMMENT ON COLUMN tokenalert.recounts.due_at IS 'Not before; NULL: at once';

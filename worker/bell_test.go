@@ -128,19 +128,21 @@ func TestTheListenerReconnects(t *testing.T) {
 	w.assertTotals()
 }
 
+// Inserts were silent while the lease had lapsed, so its renewal is no more than
+// an arming: the worker goes through the barrier again before it sleeps on.
 func TestALeaseThatLapsedIsAFreshArming(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	o := w.overseer()
 	user := w.user(1000)
-	r := w.start(func(c *worker.Config) {
-		c.BellRenewal, c.BellLease = time.Second, 3*time.Second
-		c.LeadPing = 200 * time.Millisecond
-	})
+	r := w.start(attentive, func(c *worker.Config) { c.BellRenewal, c.BellLease = time.Second, 3*time.Second })
 	o.rests(r)
+	woken := len(r.lines(worker.EventBellDisarmed))
 	o.is("SELECT setval('tokenalert.doorbell', 1) > 0")
-	w.use(user, 850) // does not ring
+	w.eventually(func() bool { return len(r.lines(worker.EventBellDisarmed)) > woken }, "it sleeps on")
+	assert.Zero(t, o.rang(), "nobody woke it")
 	w.eventually(o.armed, "the bell is not armed again")
+	w.use(user, 850)
 	r.await(worker.EventAlertSent)
 	assert.Equal(t, []int{80}, w.told(user))
 }

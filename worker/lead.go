@@ -89,11 +89,15 @@ func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell) error
 		}
 		// Twice the ping and less than the timeout: an answer that comes later
 		// comes from a session whose lock may be gone.
-		pinging, cancel := context.WithTimeout(ctx, w.config.LeadTimeout-w.config.LeadPing)
+		pinging, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.config.LeadTimeout-w.config.LeadPing)
+		// Cut off, it would close the session, which a leader that stops needs
+		// to silence the bell and to release the lead.
+		hurry := context.AfterFunc(ctx, func() { time.AfterFunc(releaseWithin, cancel) })
 		renewed, err := b.renew(pinging)
 		if err == nil && !renewed {
 			err = lead.Ping(pinging)
 		}
+		hurry()
 		cancel()
 		if err != nil {
 			if ctx.Err() != nil {

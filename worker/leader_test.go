@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"tokenalert/worker"
 )
@@ -30,7 +31,7 @@ func TestAFollowerTakesOverAtOnceWhenTheLeaderStops(t *testing.T) {
 	first.stop()
 	second.await(worker.EventLeaderAcquired)
 	assert.Less(t, time.Since(began), 4*time.Second, "without waiting for its next attempt")
-	assert.NoError(t, first.err)
+	require.NoError(t, first.err)
 	assert.Len(t, first.lines(worker.EventLeaderReleased), 1)
 	w.use(user, 850)
 	second.await(worker.EventAlertSent)
@@ -168,4 +169,27 @@ func TestEndingSessionsLosesAndDoublesNothing(t *testing.T) {
 		assert.Contains(t, told, 100)
 		assert.Len(t, w.notifications(user), len(told))
 	}
+}
+
+// A leader that stops while its session is being renewed does not cut that off,
+// which would close the session that silences the bell and releases the lead.
+func TestAStopWhileTheBellIsRenewedSilencesIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	r := w.start(attentive, func(c *worker.Config) { c.BellRenewal, c.BellLease = time.Second, time.Minute })
+	o.rests(r)
+	tx, err := w.owner.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "ALTER SEQUENCE tokenalert.doorbell CACHE 1") // setval waits for it
+	require.NoError(t, err)
+	w.eventually(func() bool {
+		return o.is("SELECT coalesce(wait_event_type = 'Lock', false) FROM pg_stat_activity WHERE pid = $1", o.leader())
+	}, "the bell is not renewed")
+	r.cancel()
+	w.eventually(func() bool { return len(o.sessions("tokenalert listen")) == 0 }, "it does not stop")
+	require.NoError(t, tx.Rollback(t.Context()))
+	r.stop()
+	assert.Len(t, r.lines(worker.EventLeaderReleased), 1)
+	assert.Zero(t, o.count("SELECT last_value FROM tokenalert.doorbell"))
 }
