@@ -38,7 +38,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	b := newBell(lead, w.config, w.metrics, w.log, w.bellMuted(server))
 	group, leading := errgroup.WithContext(working)
 	group.Go(func() error {
-		l := &loop{Worker: w, bell: b, server: server, slice: firstSlice}
+		l := &loop{Worker: w, bell: b, slice: firstSlice}
 		if err := l.run(ctx, leading); err != nil {
 			return err
 		}

@@ -31,8 +31,7 @@ const (
 // loop is the leader's clock: when to tick. What a tick does is in tick.go.
 type loop struct {
 	*Worker
-	bell   *bell
-	server store.Server
+	bell *bell
 
 	periods  *store.Periods
 	lastNow  time.Time  // the database's clock at the last tick

@@ -103,7 +103,12 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer database.Close()
+	stuck := false
+	defer func() {
+		if !stuck { // Close waits for connections in use
+			database.Close()
+		}
+	}()
 	metrics := worker.NewMetrics(version, buildCommit())
 	health := worker.NewHealth(time.Now, healthBounds)
 	w, err := worker.New(s.Config, database, log, metrics, health)
@@ -138,6 +143,7 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	select {
 	case err = <-finished:
 	case <-graceOver.Done():
+		stuck = true
 		return fmt.Errorf("did not stop within TOKENALERT_SHUTDOWN_GRACE (%s); the server rolls back what was not committed", s.ShutdownGrace)
 	}
 	if !stopWatching() {
