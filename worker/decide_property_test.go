@@ -180,7 +180,11 @@ func TestAThresholdIsToldAgainOnlyAfterItWasLeft(t *testing.T) {
 		armed := map[int32]bool{80: true, 90: true, 100: true}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			c.TokenLimit = rapid.SampledFrom([]int64{0, 500, 999, 1000, 1001, 2000}).Draw(t, "limit")
-			c.TokensUsed = max(c.TokensUsed+rapid.Int64Range(-300, 500).Draw(t, "tokens"), 0)
+			if near := rapid.SampledFrom([]int64{0, 80, 90, 100}).Draw(t, "near"); near > 0 {
+				c.TokensUsed = max(c.TokenLimit*near/100+rapid.Int64Range(-9, 9).Draw(t, "off by"), 0)
+			} else {
+				c.TokensUsed = rapid.Int64Range(0, 3000).Draw(t, "used")
+			}
 			d, changed := r.decide(store.Window, midMay, c)
 			if changed {
 				c.Marks = d.Marks
