@@ -22,7 +22,7 @@ import (
 const (
 	restingLeader   = 30 // statements a minute
 	restingFollower = 90
-	residentMiB     = 30
+	residentMiB     = 28 // just under 30 MB
 )
 
 // secondRole is for the follower, so that the server's log and its list of
