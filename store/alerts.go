@@ -55,8 +55,12 @@ type Outcome struct {
 	FromCommit bool
 }
 
-// alertsPerStatement bounds the parameters of one statement.
-const alertsPerStatement = 5_000
+// alertsPerStatement bounds one statement, whose joins may compare each with
+// each where the planner expects few.
+const alertsPerStatement = 250
+
+// latenciesPerTick bounds how many latencies are asked for after a commit.
+const latenciesPerTick = 1_000
 
 // How long until a user is looked at again whose row somebody holds, and one
 // whose data made a statement fail.
@@ -240,7 +244,7 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 			}
 		}
 	}
-	if len(users) == 0 || len(users) > alertsPerStatement {
+	if len(users) == 0 || len(users) > latenciesPerTick {
 		return
 	}
 	batch.Queue(commitTimes, users, newest).QueryRow(func(row pgx.Row) error {

@@ -311,3 +311,16 @@ func TestAUserWhoMovesIsToldInTheNewOrganization(t *testing.T) {
 	c.tick()
 	assert.Equal(t, other, ask[uuid.UUID](c.site, "SELECT organization_id FROM token_limit_alerts"))
 }
+
+func TestATruncateLeavesNothingAheadEither(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.use(user, 10)
+	c.useAt(user, 85, c.now().AddDate(0, 1, 5))
+	c.useAt(user, 85, c.now().AddDate(0, 3, 0))
+	c.settle()
+	c.exec("TRUNCATE ai_usage_logs")
+	c.count(store.Full)
+	assert.Zero(t, ask[int](c.site, "SELECT sum(tokens_used)::integer FROM tokenalert.usage_periods"))
+}

@@ -20,7 +20,7 @@ type Difference struct {
 // Reconcile is a second opinion. In one read-only REPEATABLE READ transaction
 // it takes the last tick N and sums, per user and current period, the rows that
 // are visible in the snapshot of N; that must equal the totals. Users with a
-// correction pending are left out: their total is known to be stale. It holds
+// count pending are left out: their total is known to be stale. It holds
 // up no tick. It returns how many users it looked at.
 func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference, error) {
 	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
@@ -41,21 +41,24 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 			WHERE l.created_at >= $4::timestamptz
 			  AND (l.xact_id IS NULL OR pg_visible_in_snapshot(l.xact_id, tick.snapshot))
 		),`+placeRows+`,
-		current AS (
-			SELECT user_id, period_start FROM placed
-			WHERE period_start <= tokenalert.now() AND tokenalert.now() < period_end
-			UNION
-			SELECT u.user_id, u.period_start FROM tokenalert.usage_periods u
-			LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-			WHERE u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end
-			  AND u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 4:5 * coalesce(a.reset_day, 1) - 1])
+		pending AS MATERIALIZED ( -- a decision that waits, or a period that is to begin, explains no difference
+			SELECT DISTINCT user_id FROM tokenalert.recounts
+			WHERE at IS NOT NULL AND (due_at IS NULL OR due_at <= tokenalert.now())
 		),
-		compared AS (
-			SELECT c.user_id, c.period_start, coalesce(u.tokens_used, 0) AS counted, coalesce(d.amount, 0) AS actual
-			FROM current c
-			LEFT JOIN placed d USING (user_id, period_start)
-			LEFT JOIN tokenalert.usage_periods u USING (user_id, period_start)
-			WHERE NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id = c.user_id OR r.user_id IS NULL)
+		compared AS MATERIALIZED ( -- by grouping, as in countWindow
+			SELECT user_id, period_start, sum(counted) AS counted, sum(actual) AS actual
+			FROM (
+				SELECT user_id, period_start, 0 AS counted, amount AS actual FROM placed
+				WHERE period_start <= tokenalert.now() AND tokenalert.now() < period_end
+				UNION ALL
+				SELECT u.user_id, u.period_start, u.tokens_used, 0 FROM tokenalert.usage_periods u
+				LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
+				WHERE u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end
+				  AND u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 4:5 * coalesce(a.reset_day, 1) - 1])
+			) both_sides
+			WHERE user_id NOT IN (SELECT user_id FROM pending WHERE user_id IS NOT NULL)
+			  AND NOT EXISTS (SELECT FROM tokenalert.recounts WHERE user_id IS NULL)
+			GROUP BY 1, 2
 		)
 		SELECT (SELECT count(*) FROM compared), x.* FROM (SELECT) one LEFT JOIN (
 			SELECT user_id, period_start, greatest(least(counted, 9223372036854775807), -9223372036854775808)::bigint, greatest(least(actual, 9223372036854775807), -9223372036854775808)::bigint

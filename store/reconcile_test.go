@@ -132,3 +132,21 @@ func TestReconcileUnderARewriteSaysSo(t *testing.T) {
 	h.release()
 	require.ErrorIs(t, <-done, store.ErrRewritten)
 }
+
+// A period that is to begin has a correction waiting, for weeks: that is no
+// reason to leave its user out until then.
+func TestReconcileLooksAtUsersWithUsageAhead(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(0)
+	c.use(user, 10)
+	c.useAt(user, 5, c.now().AddDate(0, 2, 0))
+	c.settle()
+	require.Equal(t, 1, c.pending())
+	c.exec("ALTER TABLE ai_usage_logs DISABLE TRIGGER USER")
+	c.exec("UPDATE ai_usage_logs SET tokens_used = 310 WHERE tokens_used = 10")
+	_, differences := c.reconcile()
+	require.Len(t, differences, 1)
+	assert.Equal(t, user, differences[0].UserID)
+	assert.EqualValues(t, 310, differences[0].Actual)
+}

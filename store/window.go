@@ -99,27 +99,23 @@ fence AS (
 	  AND (totals.rows > 0 OR due.any) AND NOT due.everything
 	RETURNING id
 ),
-whole AS MATERIALIZED ( -- late rows of a period that has no totals yet: all of it
-	SELECT d.user_id, d.period_start, l.tokens
-	FROM here, target, placed d, LATERAL (
-		SELECT sum(u.tokens_used) AS tokens FROM ai_usage_logs u
-		WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
-		  AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot))
-	) l
-	WHERE d.period_end <= here.at
-	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
-),
-counted AS (
+counted AS ( -- late rows of a period that ended without totals: all of it
 	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
-	SELECT d.user_id, d.period_start, d.period_end, coalesce(w.tokens, d.amount), fence.id
-	FROM fence, placed d LEFT JOIN whole w ON w.user_id = d.user_id AND w.period_start = d.period_start
+	SELECT d.user_id, d.period_start, d.period_end,
+	       CASE WHEN d.period_end <= here.at AND NOT EXISTS (
+	                SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+	            THEN (SELECT sum(u.tokens_used) FROM ai_usage_logs u
+	                  WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
+	                    AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot)))
+	            ELSE d.amount END, fence.id
+	FROM fence, here, target, placed d
 	ON CONFLICT (user_id, period_start) DO UPDATE
 		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 ),
 begins AS ( -- a period in the future is looked at again when it begins
-	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
-	SELECT d.user_id, d.period_start, 'period_begins'
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
 	FROM fence, here, placed d
 	WHERE d.period_start > here.at
 	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
@@ -133,8 +129,17 @@ LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (
-		SELECT k.*, d.newest FROM counted k JOIN placed d USING (user_id, period_start)
-		WHERE k.marks <> '{}' OR (d.token_limit > 0 AND k.tokens_used * 100 >= $4::integer * d.token_limit)
+		-- Brought together by grouping, not by a join, which would compare each
+		-- with each where the planner expects few.
+		SELECT user_id, period_start, max(period_end) AS period_end, max(tokens_used) AS tokens_used,
+		       max(marks) AS marks, max(newest) AS newest
+		FROM (
+			SELECT user_id, period_start, period_end, tokens_used, marks, NULL::timestamptz AS newest, NULL::bigint AS token_limit FROM counted
+			UNION ALL
+			SELECT user_id, period_start, NULL, NULL, NULL, newest, token_limit FROM placed, fence
+		) both_sides
+		GROUP BY 1, 2
+		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= $4::integer * max(token_limit))
 	) c -- before accounts() is looked at again for each
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
 	WHERE ` + worthDeciding + `
@@ -169,12 +174,16 @@ counted AS (
 emptied AS ( -- totals that no row supports any more
 	UPDATE tokenalert.usage_periods p SET tokens_used = 0, tick_id = fence.id
 	FROM fence, (
-		SELECT u.user_id, u.period_start
-		FROM tokenalert.usage_periods u
-		LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-		WHERE u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 3:5 * coalesce(a.reset_day, 1) - 1])
-		  AND u.tokens_used <> 0
-		  AND NOT EXISTS (SELECT FROM placed d WHERE d.user_id = u.user_id AND d.period_start = u.period_start)
+		SELECT user_id, period_start FROM (
+			SELECT u.user_id, u.period_start, false AS placed
+			FROM tokenalert.usage_periods u LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
+			WHERE (u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 3:5 * coalesce(a.reset_day, 1) - 1])
+			       OR u.period_start > (SELECT at FROM here))
+			  AND u.tokens_used <> 0
+			UNION ALL
+			SELECT user_id, period_start, true FROM placed
+		) both_sides
+		GROUP BY 1, 2 HAVING NOT bool_or(placed)
 	) e
 	WHERE p.user_id = e.user_id AND p.period_start = e.period_start
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
@@ -183,8 +192,8 @@ cleared AS (
 	DELETE FROM tokenalert.recounts r USING fence WHERE r.user_id IS NULL
 ),
 begins AS (
-	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
-	SELECT d.user_id, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
        due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz,
@@ -211,12 +220,11 @@ here AS MATERIALIZED (
 	SELECT tokenalert.now() AS at
 ),
 taken AS MATERIALIZED (
-	DELETE FROM tokenalert.recounts r USING (
+	DELETE FROM tokenalert.recounts r
+	WHERE r.id = ANY (ARRAY( -- not a join, whose plan may read them all again for each
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
-		ORDER BY r.id LIMIT $5::bigint
-	) due
-	WHERE r.id = due.id
+		ORDER BY r.id LIMIT $5::bigint))
 	RETURNING r.user_id, r.at
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
