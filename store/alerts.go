@@ -99,6 +99,7 @@ told AS (
 	INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
 	SELECT a.notification_id, a.organization_id, a.user_id, a.title, a.body, 'token_limit_alert', a.link
 	FROM inserted JOIN alerts a USING (id) WHERE a.reason = ''
+	RETURNING 1 -- reads no column, which the role may not
 ),
 marked AS (
 	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[]
@@ -112,7 +113,13 @@ held AS (
 	WHERE NOT EXISTS (SELECT FROM locked l WHERE l.user_id = w.user_id)
 	RETURNING user_id
 )
-SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT user_id FROM held)`
+SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT user_id FROM held),
+       -- The server must fail here: our COMMIT follows without waiting for what we think.
+       (SELECT CASE WHEN n > 0 THEN (n || ' ` + swallowed + `')::integer END
+        FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '') - (SELECT count(*) FROM told) AS n) dropped)`
+
+// swallowed marks the error of a notification that the host dropped.
+const swallowed = "notifications dropped without a word"
 
 // commitTimes returns when the newest usage row of each user committed, and
 // what the server's clock says. Only with track_commit_timestamp, which few
@@ -209,7 +216,10 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
 		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
-		if err := row.Scan(&inserted, &held); err != nil {
+		if err := row.Scan(&inserted, &held, nil); err != nil {
+			if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {
+				err = errSwallowed
+			}
 			return fmt.Errorf("write decisions: %w", err)
 		}
 		result.Held = append(result.Held, held...)

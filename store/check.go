@@ -22,19 +22,23 @@ type Server struct {
 // cluster or usage rows with transaction ids from one (ErrForeignChain).
 func (s *Store) Check(ctx context.Context) (Server, error) {
 	var server Server
-	var recovery bool
+	var recovery, readOnly bool
 	var version *int64
 	err := s.pool.QueryRow(ctx, `
-		SELECT current_setting('server_version_num')::integer, current_setting('max_prepared_transactions') <> '0', pg_is_in_recovery()`).
-		Scan(&server.VersionNum, &server.PreparedTransactions, &recovery)
+		SELECT current_setting('server_version_num')::integer, current_setting('max_prepared_transactions') <> '0', pg_is_in_recovery(),
+		       current_setting('transaction_read_only') = 'on'`).
+		Scan(&server.VersionNum, &server.PreparedTransactions, &recovery, &readOnly)
 	switch code := SQLState(err); {
 	case code == codeDuplicatePrepared || code == codeUnknownPrepared:
 		return server, fmt.Errorf("a pooler hands our session to others (PgBouncer in transaction mode?); set TOKENALERT_LISTEN_URL to the server's own address: %w", err)
 	case err != nil:
 		return server, fmt.Errorf("look at the server: %w", err)
 	}
-	if recovery {
+	switch {
+	case recovery:
 		return server, ErrInRecovery
+	case readOnly:
+		return server, fmt.Errorf("%w: default_transaction_read_only is on for this role, database or server", ErrReadOnly)
 	}
 	err = s.pool.QueryRow(ctx, `SELECT max(version_id) FROM tokenalert.goose_db_version WHERE is_applied`).Scan(&version)
 	switch code := SQLState(err); {

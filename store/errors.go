@@ -15,6 +15,7 @@ const (
 	codeLockNotObtained = "55P03"
 	codeReadOnly        = "25006"
 	codeUnique          = "23505"
+	codeInvalidText     = "22P02"
 
 	codeDuplicatePrepared = "42P05"
 	codeUnknownPrepared   = "26000"
@@ -34,6 +35,9 @@ var (
 	// ErrForeignChain means that the chain was written in another cluster, so
 	// its transaction ids mean nothing here.
 	ErrForeignChain = errors.New("the chain of ticks was written in another PostgreSQL cluster (a restored dump?); run `tokenalert migrate up`, which starts it anew and keeps what was told")
+	// errSwallowed is returned where a trigger or rule of the host left out a
+	// notification without a word: an alert must not say that somebody was told.
+	errSwallowed = errors.New("the host's database dropped a notification silently (a trigger on notifications that returns NULL, or a rule?)")
 	// ErrSchema means that the schema is missing or of another version.
 	ErrSchema = errors.New("schema")
 	// ErrReadOnly means that the server accepts no writes, as a standby.
@@ -49,14 +53,34 @@ func SQLState(err error) string {
 }
 
 // IsData reports whether the data of some user made the statement fail: class
-// 22 (data exception), 23 (integrity constraint violation) or P0 (raised by a
-// trigger of the host).
+// 22 (data exception), 23 (integrity constraint violation), P0 (raised by a
+// trigger of the host), or a notification that one swallowed.
 func IsData(err error) bool {
+	if errors.Is(err, errSwallowed) {
+		return true
+	}
 	switch code := SQLState(err); {
 	case strings.HasPrefix(code, "22"), strings.HasPrefix(code, "23"), strings.HasPrefix(code, "P0"):
 		return !errors.Is(err, ErrCollided)
 	}
 	return false
+}
+
+// Discreet returns err without what a user's row or a trigger of the host may
+// have put into it: names, texts, secrets. The server's log has it in full.
+func Discreet(err error) error {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || !IsData(err) {
+		return err
+	}
+	place := e.TableName
+	if e.ConstraintName != "" {
+		place += " (" + e.ConstraintName + ")"
+	}
+	if place != "" {
+		place = " on " + place
+	}
+	return fmt.Errorf("a user's row, or a trigger of the host, made a statement fail%s (SQLSTATE %s); the server's log has the message", place, e.Code)
 }
 
 // IsTransient reports whether the same tick may succeed when tried again, on

@@ -219,6 +219,43 @@ func TestAnIsolatedTickSetsAsideWhoseDataFails(t *testing.T) {
 	}
 }
 
+// A trigger of the host that returns NULL drops the row without a word.
+func TestADroppedNotificationIsNotSaidToBeTold(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	bad, good := c.user(100), c.user(100)
+	c.exec(fmt.Sprintf(`CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN IF NEW.user_id = '%s' THEN RETURN NULL; END IF; RETURN NEW; END $$`, bad))
+	c.exec("CREATE TRIGGER swallow BEFORE INSERT ON notifications FOR EACH ROW EXECUTE FUNCTION swallow()")
+	c.use(bad, 90)
+	c.use(good, 90)
+	_, err := c.try(c.store, c.request(store.Window))
+	require.ErrorContains(t, err, "dropped a notification")
+	require.True(t, store.IsData(err))
+	q := c.request(store.Window)
+	q.Isolated = true
+	result, err := c.try(c.store, q)
+	require.NoError(t, err)
+	require.Len(t, result.SetAside, 1)
+	assert.Equal(t, bad, result.SetAside[0].UserID)
+	assert.Empty(t, c.alerts(bad))
+	assert.Equal(t, []string{"80 told"}, c.alerts(good))
+}
+
+func TestAnErrorIsToldWithoutWhatTheHostSaysInIt(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.exec(`CREATE FUNCTION indiscreet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'hunter2 %', NEW.message; END $$`)
+	c.exec("CREATE TRIGGER indiscreet BEFORE INSERT ON notifications FOR EACH ROW EXECUTE FUNCTION indiscreet()")
+	c.use(user, 90)
+	_, err := c.try(c.store, c.request(store.Window))
+	require.ErrorContains(t, err, "hunter2")
+	said := store.Discreet(err).Error()
+	assert.NotContains(t, said, "hunter2")
+	assert.Contains(t, said, "P0001")
+}
+
 // A deferred constraint of the host fails at the end of the user's savepoint:
 // what seemed written is not reported.
 func TestAnIsolatedTickSetsAsideWhoFailsADeferredConstraint(t *testing.T) {

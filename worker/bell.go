@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -9,6 +11,9 @@ import (
 
 	"tokenalert/store"
 )
+
+// errLead ends the lead at once: its session does not do what it is told.
+var errLead = errors.New("the lead's session fails")
 
 // bell is the leader's side of the doorbell. It rings only while somebody
 // sleeps: armed before going to sleep, silenced on waking. It is a lease, so a
@@ -80,7 +85,7 @@ func (b *bell) renew(ctx context.Context) (bool, error) {
 func (b *bell) set(ctx context.Context) (bool, error) {
 	was, err := b.lead.Arm(ctx, b.lease)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", errLead, err)
 	}
 	b.armed = time.Now()
 	b.metrics.BellArmed.Set(1)
@@ -95,7 +100,7 @@ func (b *bell) silence(ctx context.Context) error {
 		return nil
 	}
 	if err := b.lead.Disarm(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errLead, err)
 	}
 	b.armed = time.Time{}
 	b.metrics.BellArmed.Set(0)

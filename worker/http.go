@@ -124,14 +124,14 @@ func (h *Health) Ready() (bool, string) {
 	role := Role(h.role.Load())
 	if role == RoleStarting {
 		if db := h.db.Load(); db.failure != "" {
-			return false, "starting: the database does not answer: " + db.failure
+			return false, "starting: cannot work on the database: " + db.failure
 		}
 		return false, "starting: neither leader nor follower yet"
 	}
 
 	db := h.db.Load()
 	if db.failure != "" {
-		return false, fmt.Sprintf("%s: the database does not answer: %s", role, db.failure)
+		return false, fmt.Sprintf("%s: cannot work on the database: %s", role, db.failure)
 	}
 	if age := h.age(db.answered); age > h.answerWithin {
 		return false, fmt.Sprintf("%s: the database last answered %s ago, more than %s", role, secondsText(age), h.answerWithin)

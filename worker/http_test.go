@@ -62,7 +62,7 @@ func TestReadyz(t *testing.T) {
 		code int
 		body string
 	}{
-		{"at the start", func(*Health, *healthClock) {}, 503, "starting: the database does not answer: not connected yet\n"},
+		{"at the start", func(*Health, *healthClock) {}, 503, "starting: cannot work on the database: not connected yet\n"},
 		{"no lead and no wait yet", func(h *Health, clock *healthClock) { h.DatabaseOK(clock.now) }, 503, "starting: neither leader nor follower yet\n"},
 		{
 			"waiting",
@@ -85,7 +85,7 @@ func TestReadyz(t *testing.T) {
 				h.SetRole(RoleFollower)
 				h.DatabaseFailed("dial tcp 10.0.0.5:5432: connection refused")
 			},
-			503, "follower: the database does not answer: dial tcp <address>: connection refused\n",
+			503, "follower: cannot work on the database: dial tcp <address>: connection refused\n",
 		},
 		{
 			"waiting, the database back",

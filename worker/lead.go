@@ -24,6 +24,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	w.health.SetRole(RoleLeader)
 	w.metrics.Leader.Set(1)
 	defer w.metrics.Leader.Set(0)
+	defer w.metrics.AllCounted() // the next leader's to say
 	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited))
 
 	// Outlives ctx by what the grace leaves for the tick.

@@ -42,6 +42,7 @@ type loop struct {
 	isolated bool
 	aside    map[uuid.UUID]time.Time // users whose data made a statement fail, and until when
 
+	behind   bool // the last tick left rows to the next
 	failures int
 	lastGood time.Time // when a tick last succeeded or found nothing
 }
@@ -204,24 +205,24 @@ func (l *loop) poll(ctx context.Context) (store.Poll, error) {
 		l.health.DatabaseOK(now)
 		if !p.Work {
 			l.health.Ticked(now)
-			l.metrics.OldestUncounted.Set(0)
+			l.metrics.AllCounted()
 		}
 	}
 	return p, err
 }
 
 // ended decides what an error outside of a tick means: the lead goes with its
-// session (keepAlive sees to that), so anything else is tried again.
+// session; anything else is tried again.
 func (l *loop) ended(working context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case working.Err() != nil:
 		return context.Cause(working)
-	case errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
+	case errors.Is(err, errLead), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
 		return err
 	}
-	pause := l.failed("", err)
+	pause := l.failed(store.Window, err)
 	l.wait(working, pause)
 	return nil
 }
@@ -231,12 +232,14 @@ func (l *loop) failed(kind store.Kind, err error) time.Duration {
 	l.failures++
 	pause := min(l.config.PauseMin<<min(l.failures, 16), failureMax)
 	pause = pause/2 + rand.N(pause/2+1)
-	l.metrics.OldestUncounted.Set(time.Since(l.lastGood).Seconds())
+	l.metrics.UncountedSince(l.lastGood)
+	sqlstate := store.SQLState(err)
+	err = store.Discreet(err)
 	l.health.DatabaseFailed(err.Error())
-	if store.SQLState(err) == "" { // not the server's answer: the connection broke
+	if sqlstate == "" { // not the server's answer: the connection broke
 		l.metrics.Reconnected("tick")
 	}
 	l.log.Warn("the tick was rolled back; trying again", Event(EventTickFailed), zap.String("kind", string(kind)),
-		zap.String("sqlstate", store.SQLState(err)), zap.Error(err), zap.Duration("retry_ms", pause))
+		zap.String("sqlstate", sqlstate), zap.Error(err), zap.Duration("retry_ms", pause))
 	return pause
 }

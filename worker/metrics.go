@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,7 +39,6 @@ type Metrics struct {
 	Leader               prometheus.Gauge
 	Rows                 prometheus.Counter
 	CommitToAlert        prometheus.Histogram // seconds
-	OldestUncounted      prometheus.Gauge     // seconds
 	Rings                prometheus.Counter
 	Polls                prometheus.Counter
 	UsersSetAside        prometheus.Counter
@@ -49,6 +49,7 @@ type Metrics struct {
 	ReconcileLastSuccess prometheus.Gauge // Unix time
 	BellArmed            prometheus.Gauge
 
+	uncounted   atomic.Pointer[time.Time]
 	registry    *prometheus.Registry
 	lastTick    prometheus.Gauge
 	ticks       *prometheus.CounterVec
@@ -64,7 +65,6 @@ func NewMetrics(version, commit string) *Metrics {
 	m := &Metrics{
 		Leader:               newGauge(r, "leader", "Whether this worker leads (1) or not (0)."),
 		Rows:                 newCounter(r, "rows_total", "Rows of usage counted by window ticks."),
-		OldestUncounted:      newGauge(r, "oldest_uncounted_commit_seconds", "Age of the oldest commit that is not counted yet, 0 when all are."),
 		Rings:                newCounter(r, "rings_total", "Notifications heard from the bell."),
 		Polls:                newCounter(r, "polls_total", "Looks for work that no ring asked for."),
 		UsersSetAside:        newCounter(r, "users_set_aside_total", "Users set aside because their data made a statement fail."),
@@ -92,6 +92,16 @@ func NewMetrics(version, commit string) *Metrics {
 	for _, connection := range metricConnections {
 		m.reconnects.WithLabelValues(connection)
 	}
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "tokenalert", Name: "oldest_uncounted_commit_seconds",
+		Help: "Age of the oldest commit that may not be counted yet, 0 when all are. A tick under way counts from its beginning.",
+	}, func() float64 {
+		since := m.uncounted.Load()
+		if since == nil {
+			return 0
+		}
+		return time.Since(*since).Seconds()
+	}))
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "tokenalert_build_info",
 		Help:        "Always 1; the labels say what runs.",
@@ -123,6 +133,12 @@ func (m *Metrics) Tick(kind, outcome string, took time.Duration) {
 		m.lastTick.SetToCurrentTime()
 	}
 }
+
+// UncountedSince says that commits since then may not be counted yet.
+func (m *Metrics) UncountedSince(since time.Time) { m.uncounted.Store(&since) }
+
+// AllCounted says that none was left a moment ago.
+func (m *Metrics) AllCounted() { m.uncounted.Store(nil) }
 
 // Alert counts a crossing of a threshold, in percent: ReasonSent, or the
 // reason of alert.suppressed.

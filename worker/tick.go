@@ -34,6 +34,9 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		kind = store.Window
 	}
 	began := time.Now()
+	if l.failures == 0 && !l.behind {
+		l.metrics.UncountedSince(began)
+	}
 	result, err := l.attempt(ctx, kind)
 	took := time.Since(began)
 	if err != nil {
@@ -46,7 +49,8 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
-		l.metrics.OldestUncounted.Set(0)
+		l.behind = false
+		l.metrics.AllCounted()
 		return false, l.config.PauseMin, nil
 	}
 	l.metrics.Tick(string(kind), OutcomeCompleted, took)
@@ -182,7 +186,11 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	if result.Oldest != nil {
 		behind = max(result.Now.Sub(*result.Oldest), 0)
 	}
-	l.metrics.OldestUncounted.Set(behind.Seconds())
+	if l.behind = result.Bounded; l.behind {
+		l.metrics.UncountedSince(time.Now().Add(-behind))
+	} else {
+		l.metrics.AllCounted()
+	}
 	if result.Kind == store.Window {
 		l.metrics.Rows.Add(float64(result.Rows))
 	}
@@ -218,7 +226,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		l.aside[s.UserID] = retry.Add(-time.Second)
 		l.metrics.UsersSetAside.Inc()
 		l.log.Error("the data of a user makes a statement fail; everyone else goes on", Event(EventUserSetAside),
-			zap.Stringer("user", s.UserID), zap.String("sqlstate", store.SQLState(s.Err)), zap.Error(s.Err), zap.Time("retry_at", retry))
+			zap.Stringer("user", s.UserID), zap.String("sqlstate", store.SQLState(s.Err)), zap.Error(store.Discreet(s.Err)), zap.Time("retry_at", retry))
 	}
 	if result.Skipped > 0 {
 		l.metrics.RowsSkipped.Add(float64(result.Skipped))

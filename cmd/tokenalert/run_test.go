@@ -135,7 +135,7 @@ func TestRunWaitsForTheDatabase(t *testing.T) {
 	assert.Equal(t, 200, status, body)
 	status, body = w.get("/readyz")
 	assert.Equal(t, 503, status, body)
-	assert.Contains(t, body, "starting: the database does not answer")
+	assert.Contains(t, body, "starting: cannot work on the database")
 	assert.False(t, w.hasEnded())
 
 	require.NoError(t, in.Server().Restart(t.Context()))
