@@ -64,16 +64,17 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 // checkIndex refuses to tick without the index: each tick would read the table.
 func (s *Store) checkIndex(ctx context.Context) error {
 	var valid, found bool
-	var path string
-	err := s.pool.QueryRow(ctx, "SELECT ("+indexIsValid+"), to_regclass('ai_usage_logs') IS NOT NULL, current_setting('search_path')").
-		Scan(&valid, &found, &path)
+	var path, schema string
+	err := s.pool.QueryRow(ctx, `SELECT (`+indexIsValid+`), to_regclass('ai_usage_logs') IS NOT NULL, current_setting('search_path'),
+		coalesce((SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('ai_usage_logs')), '')`).
+		Scan(&valid, &found, &path, &schema)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look for the index on ai_usage_logs.xact_id: %w", err)
 	case !found:
 		return fmt.Errorf("%w: this role does not see the table ai_usage_logs; its search_path is %s, and it needs USAGE on the table's schema (`tokenalert migrate grant ROLE`)", ErrSchema, path)
 	case !valid:
-		return fmt.Errorf("%w: the index on ai_usage_logs (xact_id) is missing or invalid; run `tokenalert migrate up`, which builds it again", ErrSchema)
+		return fmt.Errorf("%w: the index on ai_usage_logs (xact_id) in schema %s is missing or invalid; run `tokenalert migrate up`, which builds it again, or correct this role's search_path if that is not the host's schema", ErrSchema, schema)
 	}
 	return nil
 }

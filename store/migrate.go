@@ -274,7 +274,7 @@ func (m *Migrator) patiently(ctx context.Context, f func() error) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the lock was not to be had in %s and %d attempts; which sessions hold it: SELECT pid, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute': %w", m.LockPatience, attempt, err)
+			return fmt.Errorf("the lock was not to be had in %s and %d attempts; which sessions hold it: SELECT pid, state, xact_start FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE relation IN ('ai_usage_logs'::regclass, 'users'::regclass)): %w", m.LockPatience, attempt, err)
 		}
 		if attempt == 1 {
 			m.say("the tables are in use; trying again until the lock is free")

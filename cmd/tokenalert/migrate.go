@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +69,7 @@ an invalid index, a chain of ticks from another cluster.`,
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			if err := m.Up(ctx); err != nil {
-				return err
+				return interrupted(ctx, err)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), "the schema is up to date")
 			return err
@@ -102,11 +103,19 @@ migrate up takes it in again.`,
 			defer m.Close()
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
-			return m.Down(ctx)
+			return interrupted(ctx, m.Down(ctx))
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
+}
+
+// interrupted says what a signal in the middle of a migration has left.
+func interrupted(ctx context.Context, err error) error {
+	if s, ok := errors.AsType[signaled](context.Cause(ctx)); ok && err != nil {
+		return fmt.Errorf("interrupted by %s; each step is done or undone whole, run the same command again to go on", s)
+	}
+	return err
 }
 
 // confirm asks on a terminal, and refuses where there is none.
