@@ -113,7 +113,7 @@ migrate up takes it in again.`,
 // interrupted says what a signal in the middle of a migration has left.
 func interrupted(ctx context.Context, err error) error {
 	if s, ok := errors.AsType[signaled](context.Cause(ctx)); ok && err != nil {
-		return fmt.Errorf("interrupted by %s; each step is done or undone whole, run the same command again to go on", s)
+		return fmt.Errorf("interrupted by %w; each step is done or undone whole, run the same command again to go on", s)
 	}
 	return err
 }
