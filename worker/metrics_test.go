@@ -112,6 +112,16 @@ func TestMetricsTick(t *testing.T) {
 	assert.InDelta(t, time.Now().Unix(), testutil.ToFloat64(m.lastTick), 60)
 }
 
+// The age grows by itself, also while a tick takes its time.
+func TestMetricsOldestUncounted(t *testing.T) {
+	t.Parallel()
+	m := NewMetrics("v1", "c")
+	m.UncountedSince(time.Now().Add(-time.Hour))
+	assert.Regexp(t, `(?m)^tokenalert_oldest_uncounted_commit_seconds 36\d\d\.`, scrapeMetrics(t, m))
+	m.AllCounted()
+	assert.Regexp(t, `(?m)^tokenalert_oldest_uncounted_commit_seconds 0$`, scrapeMetrics(t, m))
+}
+
 func scrapeMetrics(t *testing.T, m *Metrics) string {
 	t.Helper()
 	w := httptest.NewRecorder()
