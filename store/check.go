@@ -23,7 +23,6 @@ type Server struct {
 func (s *Store) Check(ctx context.Context) (Server, error) {
 	var server Server
 	var recovery, readOnly bool
-	var version *int64
 	err := s.pool.QueryRow(ctx, `
 		SELECT current_setting('server_version_num')::integer, current_setting('max_prepared_transactions') <> '0', pg_is_in_recovery(),
 		       current_setting('transaction_read_only') = 'on'`).
@@ -40,21 +39,20 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 	case readOnly:
 		return server, fmt.Errorf("%w: default_transaction_read_only is on for this role, database or server", ErrReadOnly)
 	}
-	err = s.pool.QueryRow(ctx, `SELECT max(version_id) FROM tokenalert.goose_db_version WHERE is_applied`).Scan(&version)
-	switch code := SQLState(err); {
-	case code == "42P01" || code == "3F000" || err == nil && version == nil:
-		return server, fmt.Errorf("%w: tokenalert is not installed in this database; run `tokenalert migrate up` as the owner of ai_usage_logs", ErrSchema)
-	case code == "42501":
+	version, err := schemaVersion(ctx, s.pool)
+	switch want := migrations.Version(); {
+	case SQLState(err) == "42501":
 		return server, fmt.Errorf("%w: this role may not read the schema tokenalert; run `tokenalert migrate grant ROLE` as its owner: %w", ErrSchema, err)
 	case err != nil:
-		return server, fmt.Errorf("read schema version: %w", err)
+		return server, err
+	case version == 0:
+		return server, fmt.Errorf("%w: tokenalert is not installed in this database; run `tokenalert migrate up` as the owner of ai_usage_logs", ErrSchema)
+	case version < want:
+		return server, fmt.Errorf("%w: the database has version %d and this binary needs %d; run `tokenalert migrate up`", ErrSchema, version, want)
+	case version > want+1:
+		return server, fmt.Errorf("%w: the database has version %d and this binary knows %d (one ahead is all right); run a newer binary", ErrSchema, version, want)
 	}
-	server.SchemaVersion = *version
-	if want := migrations.Version(); *version < want {
-		return server, fmt.Errorf("%w: the database has version %d and this binary needs %d; run `tokenalert migrate up`", ErrSchema, *version, want)
-	} else if *version > want+1 {
-		return server, fmt.Errorf("%w: the database has version %d and this binary knows %d (one ahead is all right); run a newer binary", ErrSchema, *version, want)
-	}
+	server.SchemaVersion = version
 	if err := s.checkIndex(ctx); err != nil {
 		return server, err
 	}

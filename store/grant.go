@@ -13,7 +13,7 @@ import (
 // are not among the columns that it may read.
 func (m *Migrator) Grant(ctx context.Context, role string) error {
 	return m.locked(ctx, func(conn *pgx.Conn) error {
-		installed, err := m.version(ctx, conn)
+		installed, err := schemaVersion(ctx, conn)
 		if err != nil {
 			return err
 		}

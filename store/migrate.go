@@ -58,7 +58,7 @@ func (m *Migrator) Close() { m.store.Close() }
 // from another cluster.
 func (m *Migrator) Up(ctx context.Context) error {
 	return m.locked(ctx, func(conn *pgx.Conn) error {
-		installed, err := m.version(ctx, conn)
+		installed, err := schemaVersion(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (m *Migrator) Up(ctx context.Context) error {
 // tokenalert_archive, where a later Up finds it.
 func (m *Migrator) Down(ctx context.Context) error {
 	return m.locked(ctx, func(conn *pgx.Conn) error {
-		installed, err := m.version(ctx, conn)
+		installed, err := schemaVersion(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (m *Migrator) Status(ctx context.Context) ([]Step, error) {
 		return nil, err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	installed, err := m.version(ctx, conn)
+	installed, err := schemaVersion(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -187,10 +187,13 @@ func (m *Migrator) unlock(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// version returns the installed version, 0 where there is none.
-func (m *Migrator) version(ctx context.Context, conn *pgx.Conn) (int64, error) {
+// schemaVersion returns the installed version, 0 where there is none.
+func schemaVersion(ctx context.Context, db interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+},
+) (int64, error) {
 	var version *int64
-	err := conn.QueryRow(ctx, "SELECT max(version_id) FROM "+versionTable+" WHERE is_applied").Scan(&version)
+	err := db.QueryRow(ctx, "SELECT max(version_id) FROM "+versionTable+" WHERE is_applied").Scan(&version)
 	switch code := SQLState(err); {
 	case code == "42P01" || code == "3F000" || err == nil && version == nil:
 		return 0, nil

@@ -83,7 +83,7 @@ func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference,
 	if err != nil {
 		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
 	}
-	var same bool // as in countWindow
+	var same bool // see sameFile
 	err = tx.QueryRow(ctx, `SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = 'ai_usage_logs'::regclass`).Scan(&same)
 	switch {
 	case err != nil:

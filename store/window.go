@@ -39,16 +39,22 @@ due AS MATERIALIZED (
 	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id IS NULL) AS everything
 )`
 
+// sameFile compares the table's file now (a syscache look-up, after the lock)
+// with that of our snapshot, once totals has read the rows: a snapshot does not
+// survive TRUNCATE or a rewrite by others (manual 13.6 "Caveats").
+const sameFile = `
+file AS MATERIALIZED (
+	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
+	FROM pg_class c, totals WHERE c.oid = 'ai_usage_logs'::regclass
+)`
+
 // countWindow extends the chain and adds the window to the totals, in one
 // statement. Where the window holds more than $5 rows the tick ends earlier
 // than now: at the transaction id X found $5 rows on, at least one above the
 // first, and the chain gets the snapshot that names exactly the transactions
 // below X that have ended.
 //
-// header says what was found, also where nothing was written. same_file
-// compares the table's file now (a syscache look-up, after the lock) with that
-// of our snapshot: a snapshot does not survive TRUNCATE or a rewrite by others
-// (manual 13.6 "Caveats").
+// header says what was found, also where nothing was written.
 const countWindow = `WITH ` + window + `,
 first AS MATERIALIZED (
 	SELECT l.xact_id FROM ranges r, LATERAL (
@@ -86,11 +92,7 @@ fresh AS (
 	FROM ended, LATERAL (
 		SELECT user_id, created_at, tokens_used FROM ai_usage_logs WHERE xact_id = ended.xid OFFSET 0
 	) l
-),` + placeRows + `,
-file AS MATERIALIZED (
-	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
-	FROM pg_class c, totals WHERE c.oid = 'ai_usage_logs'::regclass
-),
+),` + placeRows + `,` + sameFile + `,
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
 	SELECT last.id + 1, target.snapshot, last.system_identifier, 'window', totals.rows, totals.users, $6, here.at
@@ -140,9 +142,8 @@ LEFT JOIN (
 		) both_sides
 		GROUP BY 1, 2
 		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= $4::integer * max(token_limit))
-	) c -- before accounts() is looked at again for each
+	) c -- worth deciding, before accounts() is looked at again for each
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
-	WHERE ` + worthDeciding + `
 ) s ON true`
 
 // countEverything is the tick of another kind: every total from the rows at its
@@ -152,11 +153,7 @@ LEFT JOIN (
 const countEverything = `WITH ` + window + `,
 fresh AS (
 	SELECT user_id, created_at, tokens_used AS amount FROM ai_usage_logs WHERE created_at >= $5::timestamptz
-),` + placeRows + `,
-file AS MATERIALIZED (
-	SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same
-	FROM pg_class c, totals WHERE c.oid = 'ai_usage_logs'::regclass
-),
+),` + placeRows + `,` + sameFile + `,
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
 	SELECT coalesce(last.id, 0) + 1, here.snapshot, here.system_identifier, $7, totals.rows, totals.users, $6, here.at

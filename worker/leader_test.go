@@ -97,7 +97,7 @@ func TestALeaderThatLosesItsSessionStopsTicking(t *testing.T) {
 	w := newWorld(t)
 	o := w.overseer()
 	user := w.user(1000)
-	release := w.holdTicks()
+	release := w.db.HoldTicks(t)
 	r := w.start(attentive)
 	w.use(user, 850)
 	tick := o.held()
@@ -123,7 +123,7 @@ func TestATickWhoseSessionEndsLosesAndDoublesNothing(t *testing.T) {
 	w := newWorld(t)
 	o := w.overseer()
 	user := w.user(1000)
-	release := w.holdTicks()
+	release := w.db.HoldTicks(t)
 	r := w.start()
 	w.use(user, 850)
 	for range 3 {

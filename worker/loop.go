@@ -72,15 +72,14 @@ func (l *loop) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mine := l.Worker.settings()
 	changes := l.settingChanges(inForce)
 	l.added = nil
 	switch {
 	case inForce == nil:
-		l.kind, l.settings = store.First, mine
+		l.kind, l.settings = store.First, l.mine
 	case len(changes) > 0:
-		l.kind, l.settings = store.Full, mine
-		for _, t := range mine.Thresholds {
+		l.kind, l.settings = store.Full, l.mine
+		for _, t := range l.mine.Thresholds {
 			if !slices.Contains(inForce.Thresholds, t) {
 				l.added = append(l.added, t)
 			}

@@ -117,27 +117,6 @@ func (o *overseer) end(pid int) {
 	o.w.eventually(func() bool { return o.is("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid) }, "the session goes on")
 }
 
-// holdTicks has every tick that tells somebody wait, with all written and
-// nothing committed, until the returned function is called: a trigger of the
-// host's on notifications that takes its time. It takes no lock that would run
-// into the tick's lock_timeout.
-func (w *world) holdTicks() (release func()) {
-	w.t.Helper()
-	w.ownerExec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
-			RETURN NULL;
-		END $$`)
-	w.ownerExec("CREATE TRIGGER hold AFTER INSERT ON notifications FOR EACH STATEMENT EXECUTE FUNCTION hold()")
-	holder := w.db.ConnAs(w.t, pgtest.Owner)
-	_, err := holder.Exec(w.t.Context(), "SELECT pg_advisory_lock(1)")
-	require.NoError(w.t, err)
-	return func() {
-		w.t.Helper()
-		require.NoError(w.t, holder.Close(w.t.Context()))
-	}
-}
-
 // held waits until a tick is held and returns its session's process id.
 func (o *overseer) held() int {
 	o.w.t.Helper()

@@ -75,7 +75,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		defer l.beatMeanwhile()()
 	}
 	r := rules{
-		thresholds: l.Worker.settings().Thresholds,
+		thresholds: l.mine.Thresholds,
 		added:      l.added,
 		backfill:   l.config.Backfill == "record",
 		language:   Language(l.config.Language),

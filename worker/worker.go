@@ -31,6 +31,7 @@ type Worker struct {
 	metrics *Metrics
 	health  *Health
 	zone    *time.Location
+	mine    *store.Settings // what this worker puts in force
 
 	connected bool // the database has been fit to work on, once
 }
@@ -42,7 +43,11 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
 	metrics.SetThresholds(config.Thresholds...)
-	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone}, nil
+	mine := &store.Settings{TimeZone: config.TimeZone, BellForced: config.Bell == "on", Worker: config.WorkerName}
+	for _, t := range config.Thresholds {
+		mine.Thresholds = append(mine.Thresholds, int32(t))
+	}
+	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: mine}, nil
 }
 
 // Run follows and leads until ctx ends, which is a graceful stop and returns
@@ -170,15 +175,6 @@ func (w *Worker) tryAcquire(ctx context.Context, lead *store.Lead) (bool, error)
 	return lead.TryAcquire(ctx)
 }
 
-// settings are what this worker would put in force.
-func (w *Worker) settings() *store.Settings {
-	s := &store.Settings{TimeZone: w.config.TimeZone, BellForced: w.config.Bell == "on", Worker: w.config.WorkerName}
-	for _, t := range w.config.Thresholds {
-		s.Thresholds = append(s.Thresholds, int32(t))
-	}
-	return s
-}
-
 // settingChange is one setting that differs from what is in force.
 type settingChange struct{ name, configured, inForce string }
 
@@ -186,7 +182,7 @@ func (w *Worker) settingChanges(inForce *store.Settings) []settingChange {
 	if inForce == nil {
 		return nil
 	}
-	mine := w.settings()
+	mine := w.mine
 	var changes []settingChange
 	if mine.TimeZone != inForce.TimeZone {
 		changes = append(changes, settingChange{"TOKENALERT_TIME_ZONE", mine.TimeZone, inForce.TimeZone})

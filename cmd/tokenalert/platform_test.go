@@ -136,27 +136,6 @@ func (p *platform) told(user uuid.UUID) []int {
 	return told
 }
 
-// hold has every tick that tells somebody wait, with all written and nothing
-// committed, until the returned function is called: a trigger of the host's on
-// notifications that takes its time. It takes no lock that would run into the
-// tick's lock_timeout.
-func (p *platform) hold() (release func()) {
-	p.t.Helper()
-	p.exec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
-			RETURN NULL;
-		END $$`)
-	p.exec("CREATE TRIGGER hold AFTER INSERT ON notifications FOR EACH STATEMENT EXECUTE FUNCTION hold()")
-	holder := p.db.ConnAs(p.t, pgtest.Owner)
-	_, err := holder.Exec(p.t.Context(), "SELECT pg_advisory_lock(1)")
-	require.NoError(p.t, err)
-	return func() {
-		p.t.Helper()
-		require.NoError(p.t, holder.Close(p.t.Context()))
-	}
-}
-
 // held waits until a tick is held.
 func (p *platform) held() {
 	p.t.Helper()
