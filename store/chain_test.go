@@ -136,7 +136,7 @@ func TestAStandbyIsRefused(t *testing.T) {
 	l, err := s.ConnectLead(t.Context(), time.Minute)
 	require.NoError(t, err)
 	defer l.Close()
-	acquired, err := l.TryAcquire(t.Context())
+	acquired, err := l.TryAcquire(t.Context(), "a-worker")
 	assert.False(t, acquired)
 	require.ErrorIs(t, err, store.ErrInRecovery)
 }

@@ -41,12 +41,12 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 	}
 	version, err := schemaVersion(ctx, s.pool)
 	switch want := migrations.Version(); {
-	case SQLState(err) == "42501":
-		return server, fmt.Errorf("%w: this role may not read the schema tokenalert; run `tokenalert migrate grant ROLE` as its owner: %w", ErrSchema, err)
+	case SQLState(err) == codePrivilege:
+		return server, fmt.Errorf("%w: %w", ErrSchema, s.refused(ctx, err))
 	case err != nil:
 		return server, err
 	case version == 0:
-		return server, fmt.Errorf("%w: tokenalert is not installed in this database; run `tokenalert migrate up` as the owner of ai_usage_logs", ErrSchema)
+		return server, errNotInstalled
 	case version < want:
 		return server, fmt.Errorf("%w: the database has version %d and this binary needs %d; run `tokenalert migrate up`", ErrSchema, version, want)
 	case version > want+1:
@@ -57,6 +57,33 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 		return server, err
 	}
 	return server, s.checkChain(ctx)
+}
+
+// errNotInstalled means that there is no schema of ours.
+var errNotInstalled = fmt.Errorf("%w: tokenalert is not installed in this database; run `tokenalert migrate up` as the owner of ai_usage_logs", ErrSchema)
+
+// Installed refuses a database without our schema (ErrSchema). It is for
+// commands that only look, which are content with a schema of another version
+// and with a standby.
+func (s *Store) Installed(ctx context.Context) error {
+	version, err := schemaVersion(ctx, s.pool)
+	if err == nil && version == 0 {
+		return errNotInstalled
+	}
+	return s.refused(ctx, err)
+}
+
+// refused adds to an error for want of a privilege (42501) which role lacks it,
+// and what gives it. Any other error it returns as it is.
+func (s *Store) refused(ctx context.Context, err error) error {
+	if SQLState(err) != codePrivilege {
+		return err
+	}
+	role := "ROLE"
+	if asked := s.pool.QueryRow(ctx, "SELECT quote_ident(current_user)").Scan(&role); asked != nil {
+		return err
+	}
+	return fmt.Errorf("role %s lacks a privilege; run `tokenalert migrate grant %s` as the owner of ai_usage_logs: %w", role, role, err)
 }
 
 // checkIndex refuses to tick without the index: each tick would read the table.

@@ -16,6 +16,7 @@ const (
 	codeReadOnly        = "25006"
 	codeUnique          = "23505"
 	codeInvalidText     = "22P02"
+	codePrivilege       = "42501"
 
 	codeDuplicatePrepared = "42P05"
 	codeUnknownPrepared   = "26000"
@@ -99,7 +100,7 @@ func IsTransient(err error) bool {
 // missing privileges (42501).
 func IsRefused(err error) bool {
 	code := SQLState(err)
-	return strings.HasPrefix(code, "28") || code == "3D000" || code == "42501"
+	return strings.HasPrefix(code, "28") || code == "3D000" || code == codePrivilege
 }
 
 // tickError names the errors of a tick that its caller acts on.

@@ -155,7 +155,7 @@ func (s *site) duties(ctx context.Context, role string) error {
 		return err
 	}
 	defer lead.Close()
-	acquired, err := lead.TryAcquire(ctx)
+	acquired, err := lead.TryAcquire(ctx, "a-worker")
 	require.True(s.t, acquired || err != nil)
 	armed, armErr := lead.Arm(ctx, time.Minute)
 	if armErr == nil {

@@ -53,11 +53,21 @@ func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, 
 	return l, nil
 }
 
-// TryAcquire takes the lead if it is free. It never waits: waiting in
-// pg_advisory_lock would hold a snapshot. ErrInRecovery: not on a standby.
-func (l *Lead) TryAcquire(ctx context.Context) (bool, error) {
+// leadSince is how the leading session's application_name writes since when it
+// leads, in UTC, by the server's clock.
+const leadSince = "20060102T150405Z"
+
+// TryAcquire takes the lead for the worker of that name if it is free. It never
+// waits: waiting in pg_advisory_lock would hold a snapshot. ErrInRecovery: not
+// on a standby. The application_name, which everybody may see, then says since
+// when it leads and the end of its name, as much as fits into 63 bytes.
+func (l *Lead) TryAcquire(ctx context.Context, worker string) (bool, error) {
 	var acquired *bool
-	err := l.query(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_try_advisory_lock($1) END`, &acquired, leadKey)
+	err := l.query(ctx, `
+		SELECT CASE WHEN pg_is_in_recovery() THEN NULL
+		            WHEN pg_try_advisory_lock($1) THEN set_config('application_name', '`+appLead+` '
+		                 || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"') || ' ' || right($2, 30), false) <> ''
+		            ELSE false END`, &acquired, leadKey, worker)
 	if err != nil {
 		return false, fmt.Errorf("try to take the lead: %w", err)
 	}

@@ -23,7 +23,7 @@ func lead(t *testing.T, s *store.Store, timeout time.Duration) *store.Lead {
 
 func acquire(t *testing.T, l *store.Lead) bool {
 	t.Helper()
-	acquired, err := l.TryAcquire(t.Context())
+	acquired, err := l.TryAcquire(t.Context(), "a-worker")
 	require.NoError(t, err)
 	return acquired
 }

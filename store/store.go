@@ -10,12 +10,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Names that PostgreSQL shows in pg_stat_activity.application_name.
+// Names that PostgreSQL shows in pg_stat_activity.application_name. The session
+// of whoever leads adds since when and its worker's name (see Lead).
 const (
-	appTick    = "tokenalert tick"
-	appLead    = "tokenalert lead"
-	appListen  = "tokenalert listen"
-	appMigrate = "tokenalert migrate"
+	appPrefix  = "tokenalert "
+	appTick    = appPrefix + "tick"
+	appLead    = appPrefix + "lead"
+	appListen  = appPrefix + "listen"
+	appMigrate = appPrefix + "migrate"
 )
 
 // poolSize bounds the connections that may go through a pooler: one for ticks,
@@ -39,7 +41,15 @@ type Store struct {
 // on the server, unless the URL says so with default_query_exec_mode. An empty
 // url means the PG* variables. Open does not connect. Errors never contain the
 // password.
-func Open(url, directURL string) (*Store, error) {
+func Open(url, directURL string) (*Store, error) { return open(appTick, url, directURL) }
+
+// OpenFor is Open for a command that only looks: its sessions carry the
+// command's name in place of the tick's.
+func OpenFor(command, url, directURL string) (*Store, error) {
+	return open(appPrefix+command, url, directURL)
+}
+
+func open(name, url, directURL string) (*Store, error) {
 	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
@@ -61,7 +71,7 @@ func Open(url, directURL string) (*Store, error) {
 	// would double the leader's statements at rest and delay the first tick
 	// after a ring. A session found broken costs one attempt more.
 	pool.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	pool.ConnConfig.RuntimeParams["application_name"] = appTick
+	pool.ConnConfig.RuntimeParams["application_name"] = name
 	for _, c := range []*pgx.ConnConfig{pool.ConnConfig, direct.ConnConfig} {
 		if c.ConnectTimeout == 0 {
 			c.ConnectTimeout = connectTimeout

@@ -94,7 +94,7 @@ func (o *overseer) rests(r *replica) {
 func (o *overseer) sessions(name string) []int {
 	o.w.t.Helper()
 	rows, err := o.conn.Query(o.w.t.Context(), `SELECT pid FROM pg_stat_activity
-		WHERE datname = current_database() AND usename = $1 AND application_name = $2`, pgtest.Runtime, name)
+		WHERE datname = current_database() AND usename = $1 AND starts_with(application_name, $2)`, pgtest.Runtime, name)
 	require.NoError(o.w.t, err)
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	require.NoError(o.w.t, err)
@@ -106,7 +106,7 @@ func (o *overseer) sessions(name string) []int {
 func (o *overseer) leader() int {
 	o.w.t.Helper()
 	return o.count(`SELECT coalesce(max(l.pid), 0) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-		WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND a.application_name = 'tokenalert lead'`)
+		WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND starts_with(a.application_name, 'tokenalert lead')`)
 }
 
 // end ends a session, and waits until it has ended.

@@ -172,7 +172,7 @@ func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
 func (w *Worker) tryAcquire(ctx context.Context, lead *store.Lead) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
 	defer cancel()
-	return lead.TryAcquire(ctx)
+	return lead.TryAcquire(ctx, w.config.WorkerName)
 }
 
 // settingChange is one setting that differs from what is in force.

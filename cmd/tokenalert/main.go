@@ -22,20 +22,26 @@ func main() {
 // usageError is what the user typed wrongly.
 type usageError struct{ error }
 
+// exitStatus ends a command that has said all there is to say.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 func execute(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	switch usage := (usageError{}); {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "tokenalert: %v\n", err)
-		return 2
-	default:
-		fmt.Fprintf(os.Stderr, "tokenalert: %v\n", err)
-		return 1
 	}
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
+	}
+	fmt.Fprintf(os.Stderr, "tokenalert: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
 }
 
 func newRoot() *cobra.Command {

@@ -87,7 +87,7 @@ func TestAtRest(t *testing.T) {
 	t.Logf("statements a minute: leader %d, follower %d", perMinute(pgtest.Runtime), perMinute(secondRole))
 
 	connections := func(role string) map[string]int {
-		rows, err := p.admin.Query(t.Context(), "SELECT application_name, count(*)::integer FROM pg_stat_activity WHERE usename = $1 GROUP BY 1", role)
+		rows, err := p.admin.Query(t.Context(), `SELECT regexp_replace(application_name, '^(tokenalert lead) .*', '\1'), count(*)::integer FROM pg_stat_activity WHERE usename = $1 GROUP BY 1`, role)
 		require.NoError(t, err)
 		defer rows.Close()
 		found := map[string]int{}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"tokenalert/store"
+)
+
+// outputFormat is the value of --output.
+type outputFormat string
+
+const (
+	outputText outputFormat = "text"
+	outputJSON outputFormat = "json"
+)
+
+var outputFormats = []string{string(outputText), string(outputJSON)}
+
+func (f *outputFormat) String() string { return string(*f) }
+
+// Type is what --help shows for the value.
+func (f *outputFormat) Type() string { return strings.Join(outputFormats, "|") }
+
+// Set is called with what was typed.
+func (f *outputFormat) Set(value string) error {
+	if !slices.Contains(outputFormats, value) {
+		return fmt.Errorf("must be one of %s", strings.Join(outputFormats, ", "))
+	}
+	*f = outputFormat(value)
+	return nil
+}
+
+// addOutputFlag gives a command the flag --output.
+func addOutputFlag(cmd *cobra.Command) *outputFormat {
+	format := outputText
+	cmd.Flags().VarP(&format, "output", "o", "what to print: text for people, json for programs")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputFormats, cobra.ShellCompDirectiveNoFileComp)) // fails for a flag that is not there
+	return &format
+}
+
+// printJSON prints one document, indented, times in RFC 3339.
+func printJSON(w io.Writer, document any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(document)
+}
+
+// openDatabase opens the database that the environment names, for a command
+// that only looks.
+func openDatabase(command string) (*store.Store, settings, error) {
+	s, err := loadSettings(os.Environ())
+	if err != nil {
+		return nil, s, err
+	}
+	database, err := store.OpenFor(command, s.databaseURL, s.listenURL)
+	return database, s, err
+}
+
+// onTerminal reports whether w is a terminal that can do more than print line
+// after line.
+func onTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
+}
