@@ -19,9 +19,14 @@ type Settings struct {
 
 // Settings returns the settings in force, nil where no worker has ever led.
 func (s *Store) Settings(ctx context.Context) (*Settings, error) {
+	return scanSettings(s.pool.QueryRow(ctx, settingsInForce))
+}
+
+const settingsInForce = `SELECT time_zone, thresholds, bell_forced, worker FROM tokenalert.settings`
+
+func scanSettings(row pgx.Row) (*Settings, error) {
 	var f Settings
-	err := s.pool.QueryRow(ctx, `SELECT time_zone, thresholds, bell_forced, worker FROM tokenalert.settings`).
-		Scan(&f.TimeZone, &f.Thresholds, &f.BellForced, &f.Worker)
+	err := row.Scan(&f.TimeZone, &f.Thresholds, &f.BellForced, &f.Worker)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

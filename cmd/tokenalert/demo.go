@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,23 +20,27 @@ import (
 	"tokenalert/worker"
 )
 
-// catchUp bounds how long after the last call the worker may need to tell.
+// catchUp bounds how long the worker may take to count what was written last.
 const catchUp = 10 * time.Second
 
 func newDemo() *cobra.Command {
-	d := demonstration{}
+	var d demonstration
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show it at work on a private PostgreSQL; needs no configuration",
 		Long: `Start a private PostgreSQL, make the host's tables and users, log AI calls through
-the host's own function, and run the same worker as tokenalert run on top. Each
-alert is printed as it fires, with the time since its usage committed. At the
-end every total and every alert is compared with a count by plain SQL.
+the host's own function, and run the same worker as tokenalert run on top. On a
+terminal it is a live view (q ends it), elsewhere a line for each alert, with the
+time since its usage committed. At the end every total and every alert is
+compared with a count by plain SQL.
 
 PostgreSQL is taken from this machine (14 or later), else downloaded once. It
-listens on no network port, and is removed at the end, on Ctrl-C too.`,
+listens on no network port, and is removed at the end, on Ctrl-C too.
+
+Exit status: 0 everything was right; 1 it was not, or the demo could not run.`,
 		Example: `  tokenalert demo
-  tokenalert demo --for 5m --rate 500 --users 200`,
+  tokenalert demo --for 5m --rate 500 --users 200
+  tokenalert demo --lines`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := d.validate(); err != nil {
@@ -51,6 +54,7 @@ listens on no network port, and is removed at the end, on Ctrl-C too.`,
 	cmd.Flags().DurationVar(&d.duration, "for", 20*time.Second, "how long the users work; Ctrl-C ends it earlier")
 	cmd.Flags().Float64Var(&d.rate, "rate", 50, "calls a second, of all users together (0.1 to 10000)")
 	cmd.Flags().IntVar(&d.users, "users", 12, "number of users (1 to 10000)")
+	cmd.Flags().BoolVar(&d.lines, "lines", false, "lines instead of the live view, on a terminal too")
 	return cmd
 }
 
@@ -59,6 +63,7 @@ type demonstration struct {
 	duration time.Duration
 	rate     float64
 	users    int
+	lines    bool
 }
 
 func (d demonstration) validate() error {
@@ -83,9 +88,8 @@ func (d demonstration) tokens() int {
 }
 
 func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
-	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
-	say("starting a private PostgreSQL …")
-	server, err := privatepg.Start(ctx, privatepg.Options{Settings: map[string]string{"track_commit_timestamp": "on"}})
+	show := newShow(out, d)
+	server, err := d.start(ctx, show)
 	if err != nil {
 		return err
 	}
@@ -94,35 +98,20 @@ func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 		defer cancel()
 		err = errors.Join(err, server.Stop(stopping))
 	}()
-	if err := demo.CreateDatabase(ctx, server.URL("postgres")); err != nil {
-		return err
-	}
 	hostURL := server.URLAs(demo.HostRole, demo.Database)
-	platform, err := demo.NewPlatform(ctx, hostURL, d.users)
+	platform, err := d.install(ctx, server, hostURL)
 	if err != nil {
-		return err
-	}
-	migrator, err := store.NewMigrator(hostURL)
-	if err != nil {
-		return err
-	}
-	defer migrator.Close()
-	if err := migrator.Up(ctx); err != nil {
-		return err
-	}
-	if err := migrator.Grant(ctx, demo.WorkerRole); err != nil {
 		return err
 	}
 	s, err := loadSettings([]string{
 		databaseVar + "=" + server.URLAs(demo.WorkerRole, demo.Database),
-		"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_FORMAT=json",
+		"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_FORMAT=json", "TOKENALERT_WORKER_NAME=demo-worker",
 	})
 	if err != nil {
 		return err
 	}
-	say("PostgreSQL %d, migrated; %d users with a limit of %d tokens; %g calls a second for %s", server.Version()/10000, d.users, demo.Limit, d.rate, d.duration)
+	show.say("PostgreSQL %d, migrated; %d users with a limit of %d tokens; %g calls a second for %s", server.Version()/10000, d.users, demo.Limit, d.rate, d.duration)
 
-	follower := follower{platform: platform, say: say}
 	logs, logWriter := io.Pipe()
 	log, err := worker.NewLogger(s.LogLevel, s.LogFormat, logWriter, false)
 	if err != nil {
@@ -131,7 +120,7 @@ func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 	working, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorker()
 	var group errgroup.Group
-	group.Go(func() error { return follower.follow(logs) })
+	group.Go(func() error { return show.follow(logs, platform.Names) })
 	group.Go(func() error {
 		err := run(working, s, log)
 		return errors.Join(err, logWriter.Close())
@@ -139,17 +128,45 @@ func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 
 	traffic, endTraffic := context.WithTimeout(ctx, d.duration)
 	defer endTraffic()
-	calls, err := platform.Traffic(traffic, hostURL, d.rate, d.tokens())
+	calls, err := show.during(traffic, s, platform, func(ctx context.Context) (int64, error) {
+		return platform.Traffic(ctx, hostURL, d.rate, d.tokens())
+	})
 	if err == nil {
-		err = audit(context.WithoutCancel(ctx), server.URL(demo.Database), s.Thresholds, calls, say)
+		err = audit(context.WithoutCancel(ctx), server.URL(demo.Database), s.Thresholds, calls, show.say)
 	}
 	stopWorker()
 	err = errors.Join(err, group.Wait())
-	follower.summarize()
+	show.summarize()
 	if err == nil {
-		say("verdict: every total and every alert is right")
+		show.say("verdict: every total and every alert is right")
 	}
 	return err
+}
+
+// start starts the private PostgreSQL.
+func (d demonstration) start(ctx context.Context, show *show) (*privatepg.Server, error) {
+	show.say("starting a private PostgreSQL …")
+	return privatepg.Start(ctx, privatepg.Options{Settings: map[string]string{"track_commit_timestamp": "on"}})
+}
+
+// install makes the host's database and users, and tokenalert's schema.
+func (d demonstration) install(ctx context.Context, server *privatepg.Server, hostURL string) (*demo.Platform, error) {
+	if err := demo.CreateDatabase(ctx, server.URL("postgres")); err != nil {
+		return nil, err
+	}
+	platform, err := demo.NewPlatform(ctx, hostURL, d.users)
+	if err != nil {
+		return nil, err
+	}
+	migrator, err := store.NewMigrator(hostURL)
+	if err != nil {
+		return nil, err
+	}
+	defer migrator.Close()
+	if err := migrator.Up(ctx); err != nil {
+		return nil, err
+	}
+	return platform, migrator.Grant(ctx, demo.WorkerRole)
 }
 
 // audit waits until the worker has counted and told everything, or for as long
@@ -185,17 +202,11 @@ func audit(ctx context.Context, url string, thresholds []int, calls int64, say f
 	return nil
 }
 
-// follower reads the worker's log, as people do.
-type follower struct {
-	platform  *demo.Platform
-	say       func(string, ...any)
-	latencies []float64 // milliseconds
-}
-
-// line is what the demo reads of a log line.
+// line is what the demo reads of a line of the worker's log.
 type line struct {
 	Event     string    `json:"event"`
 	Level     string    `json:"level"`
+	Time      time.Time `json:"ts"`
 	Msg       string    `json:"msg"`
 	Error     string    `json:"error"`
 	User      uuid.UUID `json:"user"`
@@ -207,38 +218,22 @@ type line struct {
 	Latency   *float64  `json:"latency_ms"`
 }
 
-func (f *follower) follow(logs io.Reader) error {
+// follow reads the worker's log, as people do.
+func (s *show) follow(logs io.Reader, names map[uuid.UUID]string) error {
 	lines := bufio.NewScanner(logs)
 	for lines.Scan() {
 		var l line
 		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
 			return fmt.Errorf("read the worker's log: %w", err)
 		}
-		name := f.platform.Names[l.User]
-		switch l.Event {
-		case string(worker.EventAlertSent):
-			after := ""
-			if l.Latency != nil {
-				f.latencies = append(f.latencies, *l.Latency)
-				after = fmt.Sprintf("   %.1f ms after the commit", *l.Latency)
-			}
-			f.say("  %3d %%  %-12s told: %d of %d tokens (%.1f %%)%s", l.Threshold, name, l.Used, l.Limit, l.Percent, after)
-		case string(worker.EventAlertSuppressed):
-			f.say("  %3d %%  %-12s recorded, not told: %s", l.Threshold, name, l.Reason)
+		switch name := names[l.User]; l.Event {
+		case string(worker.EventAlertSent), string(worker.EventAlertSuppressed):
+			s.alert(alert{at: l.Time, name: name, threshold: l.Threshold, used: l.Used, limit: l.Limit, percent: l.Percent, reason: l.Reason, latency: l.Latency})
 		default:
 			if l.Level == "warn" || l.Level == "error" {
-				f.say("  %s: %s %s", l.Level, l.Msg, l.Error)
+				s.say("  %s: %s %s", l.Level, l.Msg, l.Error)
 			}
 		}
 	}
 	return lines.Err()
-}
-
-func (f *follower) summarize() {
-	if len(f.latencies) == 0 {
-		return
-	}
-	slices.Sort(f.latencies)
-	at := func(q float64) float64 { return f.latencies[int(q*float64(len(f.latencies)-1)+0.5)] }
-	f.say("commit to alert, %d told: p50 %.1f ms, p99 %.1f ms, maximum %.1f ms", len(f.latencies), at(0.5), at(0.99), at(1))
 }

@@ -65,9 +65,12 @@ func openDatabase(command string) (*store.Store, settings, error) {
 	return database, s, err
 }
 
-// onTerminal reports whether w is a terminal that can do more than print line
-// after line.
-func onTerminal(w io.Writer) bool {
+// terminalOf returns w where that is a terminal that can do more than print line
+// after line, else nil.
+func terminalOf(w io.Writer) *os.File {
 	file, ok := w.(*os.File)
-	return ok && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(file.Fd()))
+	if !ok || os.Getenv("TERM") == "dumb" || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	return file
 }

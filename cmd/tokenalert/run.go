@@ -27,7 +27,7 @@ func newRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the worker: follow, lead, count and tell",
-		Long: `Run the worker until SIGTERM or SIGINT. Any number may run; one leads, the others
+		Long: `Run the worker until SIGTERM, SIGINT or SIGHUP. Any number may run; one leads, the others
 wait. It needs the schema (tokenalert migrate up) and a role that was given
 what it needs (tokenalert migrate grant ROLE).
 
@@ -66,12 +66,15 @@ type signaled struct{ os.Signal }
 
 func (s signaled) Error() string { return s.String() }
 
-// untilSignal returns a context that ends with the first SIGTERM or SIGINT. The
-// second ends the process at once.
+// untilSignal returns a context that ends with the first SIGTERM, SIGINT or,
+// unless nohup has it ignored, SIGHUP. The second ends the process at once.
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		select {
 		case first := <-signals:
@@ -80,6 +83,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 			return
 		}
 		if second, ok := (<-signals).(syscall.Signal); ok {
+			releaseTerminal()
 			os.Exit(128 + int(second))
 		}
 	}()

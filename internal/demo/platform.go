@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,7 +33,12 @@ type Platform struct {
 	Organization uuid.UUID
 	Users        []uuid.UUID
 	Names        map[uuid.UUID]string
+
+	calls atomic.Int64
 }
+
+// Calls is how many calls of Traffic have committed so far.
+func (p *Platform) Calls() int64 { return p.calls.Load() }
 
 // Database is the name of the host's database.
 const Database = "platform"
@@ -103,21 +109,25 @@ func (p *Platform) Traffic(ctx context.Context, url string, rate float64, tokens
 		return 0, err
 	}
 	defer pool.Close()
-	var group errgroup.Group
+	group, going := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
-	var calls int64
-	for next := time.Now(); ; calls++ {
+	for next := time.Now(); ; {
 		next = next.Add(time.Duration(rand.ExpFloat64() / rate * float64(time.Second)))
 		select {
-		case <-ctx.Done():
-			return calls, group.Wait()
+		case <-going.Done(): // or a call has failed
+			err := group.Wait()
+			return p.Calls(), err
 		case <-time.After(time.Until(next)):
 		}
 		user := p.Users[rand.IntN(len(p.Users))]
 		amount := max(1, tokens/2+rand.IntN(tokens))
 		group.Go(func() error {
 			// What was begun is finished: the count at the end takes in all.
-			return host.LogUsage(context.WithoutCancel(ctx), pool, user, p.Organization, amount)
+			err := host.LogUsage(context.WithoutCancel(ctx), pool, user, p.Organization, amount)
+			if err == nil {
+				p.calls.Add(1)
+			}
+			return err
 		})
 	}
 }

@@ -1,0 +1,234 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// A Status is what the database knows of the worker and the users, as of one
+// snapshot.
+type Status struct {
+	Now           time.Time // tokenalert.now()
+	Database      string
+	ServerVersion int       // as server_version_num: 150018
+	Settings      *Settings // in force; nil where no worker has ever led
+	Leader        *Leader   // nil: nobody leads
+	Waiting       int       // sessions that wait for the lead
+	LastTick      *TickRow  // nil: nothing was ever counted
+	Uncounted     Uncounted
+	Bell          Bell
+	Corrections   Corrections
+	Limited       int        // users who have a limit
+	Users         []Standing // those nearest to their limits, nearest first
+	Alerts        []AlertCount
+}
+
+// A Leader is the session that holds the lead.
+type Leader struct {
+	PID    int
+	Worker string     // the end of its name, as much as application_name holds
+	Since  *time.Time // to the second; nil where a pooler hides it
+}
+
+// A TickRow is one row of the chain.
+type TickRow struct {
+	ID          int64
+	Kind        Kind
+	Rows, Users int64
+	Worker      string
+	StartedAt   time.Time
+}
+
+// Uncounted is what has committed since the last tick.
+type Uncounted struct {
+	Rows   int64      // up to UncountedMost; more are not looked for
+	Oldest *time.Time // created_at of the oldest among them
+}
+
+// UncountedMost bounds how many rows Status looks for.
+const UncountedMost = 100_000
+
+// Bell is the state of the doorbell.
+type Bell struct {
+	ArmedUntil *time.Time // nil: it was never armed, or silenced
+	Armed      bool       // until later than now, by the server's clock
+	Muted      bool       // prepared transactions are possible, and it is not forced
+}
+
+// Corrections are the rows of tokenalert.recounts.
+type Corrections struct {
+	Due      int64      // to be dealt with at the next tick
+	Oldest   *time.Time // when the oldest of them was recorded, where that is known
+	Later    int64      // not before their time: a period that is to begin, a retry
+	SetAside int64      // users whose data makes a statement fail
+}
+
+// A Standing is one user in the current period.
+type Standing struct {
+	UserID      uuid.UUID
+	FullName    string
+	TokensUsed  int64
+	TokenLimit  int64
+	PeriodStart time.Time
+	PeriodEnd   time.Time
+}
+
+// An AlertCount counts the alerts of current periods.
+type AlertCount struct {
+	Threshold int32
+	Reason    string // empty: told
+	Count     int64
+}
+
+// Status looks at everything in one read-only REPEATABLE READ transaction. users
+// bounds how many standings it returns.
+func (s *Store) Status(ctx context.Context, users int) (Status, error) {
+	var status Status
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', '30s', true), set_config('lock_timeout', '1s', true),
+			set_config('jit', 'off', true)`); err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		status.queueServer(batch)
+		status.queueSettings(batch)
+		status.queueLead(batch)
+		status.queueChain(batch)
+		status.queueCorrections(batch)
+		status.queueAlerts(batch)
+		status.queueUsers(batch, users)
+		return tx.SendBatch(ctx, batch).Close()
+	})
+	if err != nil {
+		return Status{}, fmt.Errorf("status: %w", s.refused(ctx, err))
+	}
+	return status, nil
+}
+
+func (st *Status) queueServer(batch *pgx.Batch) {
+	batch.Queue(`
+		SELECT tokenalert.now(), current_database(), current_setting('server_version_num')::integer,
+		       to_timestamp(nullif(v.bell, 0)), coalesce(v.bell > date_part('epoch', clock_timestamp()), false),
+		       current_setting('max_prepared_transactions') <> '0' AND NOT coalesce((SELECT bell_forced FROM tokenalert.settings), false)
+		FROM (SELECT pg_sequence_last_value('tokenalert.doorbell') AS bell) v`).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&st.Now, &st.Database, &st.ServerVersion, &st.Bell.ArmedUntil, &st.Bell.Armed, &st.Bell.Muted)
+	})
+}
+
+func (st *Status) queueSettings(batch *pgx.Batch) {
+	batch.Queue(settingsInForce).QueryRow(func(row pgx.Row) error {
+		var err error
+		st.Settings, err = scanSettings(row)
+		return err
+	})
+}
+
+// queueLead asks for the sessions that hold the lead or wait for it. Whoever
+// looks sees locks and names of everybody (manual 28.2.3, 54.12).
+func (st *Status) queueLead(batch *pgx.Batch) {
+	batch.Queue(`
+		SELECT a.pid, a.application_name, l.pid IS NOT NULL
+		FROM pg_stat_activity a
+		LEFT JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+		     AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid
+		     AND l.database = a.datid
+		WHERE a.datname = current_database() AND (starts_with(a.application_name, $3) OR l.pid IS NOT NULL)`,
+		int64(leadKey>>32), int64(leadKey&0xffffffff), appLead).Query(func(rows pgx.Rows) error {
+		var pid int
+		var name string
+		var leads bool
+		_, err := pgx.ForEachRow(rows, []any{&pid, &name, &leads}, func() error {
+			if leads {
+				st.Leader = newLeader(pid, name)
+			} else {
+				st.Waiting++
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+// newLeader reads what TryAcquire wrote.
+func newLeader(pid int, name string) *Leader {
+	leader := &Leader{PID: pid}
+	said := strings.TrimPrefix(name, appLead+" ")
+	since, worker, _ := strings.Cut(said, " ")
+	if at, err := time.Parse(leadSince, since); err == nil {
+		leader.Since, leader.Worker = &at, worker
+	}
+	return leader
+}
+
+func (st *Status) queueChain(batch *pgx.Batch) {
+	batch.Queue(`SELECT set_config('enable_seqscan', 'off', true)`) // as a tick
+	batch.Queue(`SELECT id, kind, rows, users, worker, started_at FROM tokenalert.ticks ORDER BY id DESC LIMIT 1`).QueryRow(func(row pgx.Row) error {
+		var t TickRow
+		err := row.Scan(&t.ID, &t.Kind, &t.Rows, &t.Users, &t.Worker, &t.StartedAt)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		st.LastTick = &t
+		return err
+	})
+	batch.Queue(`WITH `+window+`
+		SELECT count(*), min(created_at) FILTER (WHERE isfinite(created_at)) FROM (
+			SELECT l.created_at FROM ranges r, LATERAL (
+				SELECT created_at FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi OFFSET 0) l
+			UNION ALL
+			SELECT l.created_at FROM ended, LATERAL (
+				SELECT created_at FROM ai_usage_logs WHERE xact_id = ended.xid OFFSET 0) l
+			LIMIT $1
+		) uncounted`, UncountedMost).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&st.Uncounted.Rows, &st.Uncounted.Oldest)
+	})
+	batch.Queue(`SELECT set_config('enable_seqscan', 'on', true)`)
+}
+
+func (st *Status) queueCorrections(batch *pgx.Batch) {
+	batch.Queue(`
+		SELECT count(*) FILTER (WHERE due), min(coalesce(due_at, at)) FILTER (WHERE due), count(*) FILTER (WHERE NOT due),
+		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside')
+		FROM (SELECT *, due_at IS NULL OR due_at <= tokenalert.now() AS due FROM tokenalert.recounts) r`).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside)
+	})
+}
+
+func (st *Status) queueAlerts(batch *pgx.Batch) {
+	batch.Queue(`
+		SELECT alert_threshold, coalesce(reason, ''), count(*) FROM token_limit_alerts
+		WHERE period_start <= tokenalert.now() AND tokenalert.now() < period_end
+		GROUP BY 1, 2 ORDER BY 1, 2`).Query(func(rows pgx.Rows) error {
+		var err error
+		st.Alerts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[AlertCount])
+		return err
+	})
+}
+
+// queueUsers asks for those nearest to their limits. The period that a total
+// belongs to is worked out for these alone: after a change of the reset day a
+// user has totals of two periods that overlap.
+func (st *Status) queueUsers(batch *pgx.Batch, most int) {
+	batch.Queue(`SELECT count(*) FROM tokenalert.accounts() WHERE token_limit > 0`).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&st.Limited)
+	})
+	batch.Queue(`
+		SELECT a.user_id, left(a.full_name, 200), greatest(least(p.tokens_used, 9223372036854775807), -9223372036854775808)::bigint,
+		       a.token_limit, p.period_start, p.period_end
+		FROM tokenalert.usage_periods p
+		JOIN tokenalert.accounts() a ON a.user_id = p.user_id
+		CROSS JOIN LATERAL (SELECT time_zone FROM tokenalert.settings OFFSET 0) s
+		WHERE p.period_start <= tokenalert.now() AND tokenalert.now() < p.period_end AND a.token_limit > 0
+		  AND p.period_start = tokenalert.period_start(a.reset_day, s.time_zone, tokenalert.now())
+		ORDER BY p.tokens_used / a.token_limit DESC, a.user_id LIMIT $1`, most).Query(func(rows pgx.Rows) error {
+		var err error
+		st.Users, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Standing])
+		return err
+	})
+}
