@@ -33,6 +33,10 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 
+.PHONY: picture
+picture: ## Draw docs/demo.svg, from a run of the demo
+	go run ./internal/picture docs/demo.svg
+
 .PHONY: image
 image: ## Build the container image
 	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .

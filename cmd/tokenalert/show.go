@@ -215,9 +215,9 @@ func (s *show) title(v view, gone time.Duration, width int) string {
 // bars draws the users: all of them in their order, or the first where there
 // are more than rows.
 func (s *show) bars(v view, st store.Status, platform *demo.Platform, rows, width int) []string {
-	used := map[string]store.Standing{}
+	used := map[string]int64{}
 	for _, u := range st.Users {
-		used[u.FullName] = u
+		used[u.FullName] = u.TokensUsed
 	}
 	thresholds := []int32{}
 	if st.Settings != nil {
@@ -228,6 +228,7 @@ func (s *show) bars(v view, st store.Status, platform *demo.Platform, rows, widt
 		if a.reason == "" {
 			highest[a.name] = max(highest[a.name], a.threshold)
 		}
+		used[a.name] = max(used[a.name], a.used) // the alert may be newer than the last look
 	}
 	var lines []string
 	for _, id := range platform.Users[:rows] {
@@ -235,7 +236,7 @@ func (s *show) bars(v view, st store.Status, platform *demo.Platform, rows, widt
 		if t := highest[name]; t > 0 {
 			note = fmt.Sprintf("told %3d %%", t)
 		}
-		lines = append(lines, v.standing(width, 12, name, used[name].TokensUsed, demo.Limit, thresholds, fmt.Sprintf("%-10s", note)))
+		lines = append(lines, v.standing(width, 12, name, used[name], demo.Limit, thresholds, fmt.Sprintf("%-10s", note)))
 	}
 	return lines
 }

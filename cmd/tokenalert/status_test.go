@@ -130,7 +130,7 @@ func TestStatusWatches(t *testing.T) {
 	p.exec("ALTER TABLE token_limit_alerts RENAME TO hidden")
 	tt.awaitPage("cannot look")
 	p.exec("ALTER TABLE hidden RENAME TO token_limit_alerts")
-	eventually(t, func() bool { return !strings.Contains(tt.page(), "cannot look") }, "it does not look again")
+	eventually(t, func() bool { return !strings.Contains(tt.Page(), "cannot look") }, "it does not look again")
 	tt.typeKeys("q")
 	assert.Equal(t, 0, tt.wait())
 	tt.restored()

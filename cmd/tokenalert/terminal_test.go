@@ -1,157 +1,87 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
-	"github.com/creack/pty"
-	"github.com/hinshun/vt10x"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/term"
+
+	"tokenalert/internal/terminal"
 )
 
-// terminal is a terminal with a person's command on it: what it shows is what
-// an emulator makes of the bytes.
-type terminal struct {
-	t        *testing.T
-	cmd      *exec.Cmd
-	master   *os.File
-	slave    *os.File
-	before   *term.State // of the line, before the command had it
-	emulator vt10x.Terminal
-	ended    chan struct{}
-
-	mu      sync.Mutex
-	written bytes.Buffer
+// screenful is the binary on a terminal.
+type screenful struct {
+	*terminal.Terminal
+	t *testing.T
 }
 
-// startOnTerminal starts the binary on a terminal of its own.
-func startOnTerminal(t *testing.T, columns, rows int, environment []string, args ...string) *terminal {
+func startOnTerminal(t *testing.T, columns, rows int, environment []string, args ...string) *screenful {
 	t.Helper()
-	master, slave, err := pty.Open()
-	require.NoError(t, err)
-	require.NoError(t, pty.Setsize(master, &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)}))
-	before, err := term.GetState(int(slave.Fd()))
-	require.NoError(t, err)
-	tt := &terminal{
-		t: t, master: master, slave: slave, before: before, ended: make(chan struct{}),
-		emulator: vt10x.New(vt10x.WithSize(columns, rows)),
-		cmd:      exec.Command(binaryPath(t), args...),
+	cmd := exec.Command(binaryPath(t), args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(), "TERM=xterm-256color"}, environment...)
+	if bin := os.Getenv("PGTEST_BIN"); bin != "" {
+		cmd.Env[0] = "PATH=" + bin + ":" + os.Getenv("PATH")
 	}
-	tt.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir(), "TERM=xterm-256color"}, environment...)
-	tt.cmd.Stdin, tt.cmd.Stdout, tt.cmd.Stderr = slave, slave, slave
-	tt.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	require.NoError(t, tt.cmd.Start())
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		chunk := make([]byte, 4096)
-		for {
-			n, err := master.Read(chunk)
-			if err != nil {
-				return
-			}
-			tt.mu.Lock()
-			tt.written.Write(chunk[:n])
-			_, _ = tt.emulator.Write(chunk[:n])
-			tt.mu.Unlock()
-		}
-	}()
-	go func() {
-		_ = tt.cmd.Wait() // the status is in ProcessState
-		close(tt.ended)
-	}()
+	started, err := terminal.Start(cmd, columns, rows)
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		_ = tt.cmd.Process.Kill() // fails where it has ended
-		<-tt.ended
-		_ = slave.Close()
-		_ = master.Close()
-		<-read
+		_ = started.Close()
 		if t.Failed() {
-			t.Logf("%v left on the terminal\n%s", args, tt.emulator.String())
+			t.Logf("%v left on the terminal\n%s", args, started.Page())
 		}
 	})
-	return tt
+	return &screenful{started, t}
 }
 
-// page is what can be seen.
-func (tt *terminal) page() string {
-	tt.mu.Lock()
-	defer tt.mu.Unlock()
-	return tt.emulator.String()
+func (s *screenful) awaitPage(text string) {
+	s.t.Helper()
+	eventually(s.t, func() bool { return strings.Contains(s.Page(), text) || s.hasEnded() }, "not on the page: "+text)
+	eventually(s.t, func() bool { return strings.Contains(s.Page(), text) }, "it ended, and not on the page: "+text)
 }
 
-func (tt *terminal) all() string {
-	tt.mu.Lock()
-	defer tt.mu.Unlock()
-	return tt.written.String()
-}
-
-func (tt *terminal) awaitPage(text string) {
-	tt.t.Helper()
-	eventually(tt.t, func() bool { return strings.Contains(tt.page(), text) || tt.hasEnded() }, "not on the page: "+text)
-	require.Contains(tt.t, tt.page(), text)
-}
-
-func (tt *terminal) hasEnded() bool {
+func (s *screenful) hasEnded() bool {
 	select {
-	case <-tt.ended:
+	case <-s.Ended():
 		return true
 	default:
 		return false
 	}
 }
 
-func (tt *terminal) typeKeys(keys string) {
-	tt.t.Helper()
-	_, err := tt.master.WriteString(keys)
-	require.NoError(tt.t, err)
+func (s *screenful) typeKeys(keys string) {
+	s.t.Helper()
+	require.NoError(s.t, s.Type(keys))
 }
 
-func (tt *terminal) resize(columns, rows int) {
-	tt.t.Helper()
-	tt.mu.Lock()
-	tt.emulator.Resize(columns, rows)
-	tt.mu.Unlock()
-	require.NoError(tt.t, pty.Setsize(tt.master, &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)}))
+func (s *screenful) resize(columns, rows int) {
+	s.t.Helper()
+	require.NoError(s.t, s.Resize(columns, rows))
 }
 
 // wait waits for the end and returns the exit status.
-func (tt *terminal) wait() int {
-	tt.t.Helper()
-	eventually(tt.t, tt.hasEnded, "it does not end")
-	return tt.cmd.ProcessState.ExitCode()
+func (s *screenful) wait() int {
+	s.t.Helper()
+	eventually(s.t, s.hasEnded, "it does not end")
+	return s.Cmd.ProcessState.ExitCode()
 }
 
 // drawn waits until a page is drawn.
-func (tt *terminal) drawn() {
-	tt.t.Helper()
-	eventually(tt.t, func() bool { return tt.mode(vt10x.ModeAltScreen) || tt.hasEnded() }, "nothing is drawn")
+func (s *screenful) drawn() {
+	s.t.Helper()
+	eventually(s.t, func() bool { return s.Drawn() || s.hasEnded() }, "nothing is drawn")
 }
 
-func (tt *terminal) mode(flag vt10x.ModeFlag) bool {
-	tt.mu.Lock()
-	defer tt.mu.Unlock()
-	return tt.emulator.Mode()&flag != 0
-}
-
-// restored asserts that the terminal is as it was found.
-func (tt *terminal) restored() {
-	tt.t.Helper()
-	eventually(tt.t, func() bool { return !tt.mode(vt10x.ModeAltScreen) }, "the page is still up")
-	tt.mu.Lock()
-	assert.True(tt.t, tt.emulator.CursorVisible(), "the cursor is hidden")
-	tt.mu.Unlock()
-	after, err := term.GetState(int(tt.slave.Fd()))
-	require.NoError(tt.t, err)
-	assert.Equal(tt.t, tt.before, after, "the line's settings: echo, line by line")
+// restored waits until the terminal has read all and is as it was found.
+func (s *screenful) restored() {
+	s.t.Helper()
+	var err error
+	eventually(s.t, func() bool { err = s.Restored(); return err == nil }, "the terminal is not restored")
+	assert.NoError(s.t, err)
 }
 
 func TestDemoDraws(t *testing.T) {
@@ -161,15 +91,15 @@ func TestDemoDraws(t *testing.T) {
 	tt.awaitPage("100,000")
 	tt.awaitPage("after the commit")
 	tt.awaitPage("demo-worker since")
-	for _, says := range []string{"Ana 1", "█", " told", "bell", "p99", "last tick", "q ends it"} {
-		assert.Contains(t, tt.page(), says)
+	for _, says := range []string{"Ana ", "█", " told", "bell", "p99", "last tick", "q ends it"} {
+		assert.Contains(t, tt.Page(), says)
 	}
-	assert.Contains(t, tt.all(), "\x1b[38;5;", "no colours")
+	assert.Contains(t, tt.Written(), "\x1b[38;5;", "no colours")
 
 	tt.resize(64, 20)
 	eventually(t, func() bool {
-		lines := strings.Split(strings.TrimRight(tt.page(), "\n"), "\n")
-		return len(lines) <= 20 && strings.Contains(lines[0], "tokenalert") && strings.Contains(tt.page(), "q ends it")
+		lines := strings.Split(strings.TrimRight(tt.Page(), "\n"), "\n")
+		return len(lines) <= 20 && strings.Contains(lines[0], "tokenalert") && strings.Contains(tt.Page(), "q ends it")
 	}, "the page does not fit the terminal")
 	tt.resize(40, 6) // nothing fits, and nothing breaks
 	tt.resize(110, 40)
@@ -187,15 +117,15 @@ func TestTheTerminalIsRestored(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		end    func(*terminal)
+		end    func(*screenful)
 		status int
 	}{
-		{"q", func(tt *terminal) { tt.typeKeys("q") }, 0},
-		{"Ctrl-C", func(tt *terminal) { tt.typeKeys("\x03") }, 0},
-		{"SIGTERM", func(tt *terminal) { _ = tt.cmd.Process.Signal(syscall.SIGTERM) }, 0},
-		{"SIGHUP", func(tt *terminal) { _ = tt.cmd.Process.Signal(syscall.SIGHUP) }, 0},
-		{"SIGQUIT", func(tt *terminal) { _ = tt.cmd.Process.Signal(syscall.SIGQUIT) }, 0},
-		{"the server dies", func(tt *terminal) { killServers(tt.t, tt.cmd.Process.Pid) }, 1},
+		{"q", func(tt *screenful) { tt.typeKeys("q") }, 0},
+		{"Ctrl-C", func(tt *screenful) { tt.typeKeys("\x03") }, 0},
+		{"SIGTERM", func(tt *screenful) { _ = tt.Cmd.Process.Signal(syscall.SIGTERM) }, 0},
+		{"SIGHUP", func(tt *screenful) { _ = tt.Cmd.Process.Signal(syscall.SIGHUP) }, 0},
+		{"SIGQUIT", func(tt *screenful) { _ = tt.Cmd.Process.Signal(syscall.SIGQUIT) }, 0},
+		{"the server dies", func(tt *screenful) { killServers(tt.t, tt.Cmd.Process.Pid) }, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -228,8 +158,8 @@ func TestPlainWhereColoursAreNotWanted(t *testing.T) {
 		tt.typeKeys("q")
 		assert.Equal(t, 0, tt.wait())
 		tt.restored()
-		assert.NotContains(t, tt.all(), "\x1b[38;")
-		assert.NotContains(t, tt.all(), "\x1b[48;")
+		assert.NotContains(t, tt.Written(), "\x1b[38;")
+		assert.NotContains(t, tt.Written(), "\x1b[48;")
 	})
 	for name, environment := range map[string][]string{"TERM=dumb": {"TERM=dumb"}, "--lines": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -241,7 +171,7 @@ func TestPlainWhereColoursAreNotWanted(t *testing.T) {
 			tt := startOnTerminal(t, 100, 30, environment, args...)
 			assert.Equal(t, 0, tt.wait())
 			tt.awaitPage("verdict: every total")
-			assert.NotContains(t, tt.all(), "\x1b", "control sequences")
+			assert.NotContains(t, tt.Written(), "\x1b", "control sequences")
 			tt.restored()
 		})
 	}

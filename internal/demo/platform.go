@@ -80,7 +80,10 @@ func NewPlatform(ctx context.Context, url string, users int) (*Platform, error) 
 	languages := []string{"es", "en", "pt"}
 	for i := range users {
 		limit := Limit
-		name := fmt.Sprintf("%s %d", names[i%len(names)], i/len(names)+1)
+		name := names[i%len(names)]
+		if users > len(names) {
+			name = fmt.Sprintf("%s %d", name, i/len(names)+1)
+		}
 		id, err := host.NewUser(ctx, conn, host.User{
 			Organization: p.Organization, FullName: name, Language: &languages[i%len(languages)], Limit: &limit,
 		})
