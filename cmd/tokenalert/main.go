@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	_ "time/tzdata" // time zones, for an image that has none
 
 	"github.com/spf13/cobra"
@@ -51,27 +52,53 @@ func newRoot() *cobra.Command {
 		Long: `tokenalert watches ai_usage_logs in PostgreSQL and tells each user, once, at once
 and for certain, when their monthly usage reaches 80, 90 or 100 % of their limit.
 
-Try it:            tokenalert demo
-Put it to work:    tokenalert migrate up              as the owner of the tables
-                   tokenalert migrate grant ROLE      for the role that runs it
-                   tokenalert run                     as that role
+All commands but demo work on the database that DATABASE_URL (or the PG*
+variables) names; tokenalert run --help lists the settings.
 
-Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.`,
+Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.
+doctor has its own: see its help.`,
+		Example: `  tokenalert demo
+  tokenalert migrate up                    # as the owner of the tables
+  tokenalert migrate grant tokenalert      # for the role that runs it
+  tokenalert run                           # as that role`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q; see `tokenalert --help`", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          known,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newRun(), newStatus(), newMigrate(), newDemo(), newVersion())
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
+		{"See what it does:", []*cobra.Command{newStatus()}},
+		{"About this program:", []*cobra.Command{newVersion()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
+		for _, command := range group.commands {
+			command.GroupID = group.title
+			root.AddCommand(command)
+		}
+		root.SetHelpCommandGroupID(group.title) // the last
+		root.SetCompletionCommandGroupID(group.title)
+	}
 	return root
+}
+
+// known refuses what is no subcommand of cmd, with those that are near to it.
+func known(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := ""
+	cmd.SuggestionsMinimumDistance = 2
+	if suggestions := cmd.SuggestionsFor(args[0]); len(suggestions) > 0 {
+		near = ", did you mean " + strings.Join(suggestions, " or ") + "?"
+	}
+	return usageError{fmt.Errorf("unknown command %q%s; see `%s --help`", args[0], near, cmd.CommandPath())}
 }
 
 // arguments turns what cobra says about arguments into a usage error.

@@ -24,7 +24,9 @@ func newMigrate() *cobra.Command {
 		Long: `Change the host's database, as the role that owns ai_usage_logs and users, over a
 direct connection: TOKENALERT_LISTEN_URL where it is set, else DATABASE_URL or
 the PG* variables.`,
-		Args: arguments(cobra.NoArgs),
+		Example: `  tokenalert migrate up
+  tokenalert migrate grant tokenalert`,
+		Args: known,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newMigrateUp(), newMigrateDown(), newMigrateStatus(), newMigrateGrant())
@@ -85,6 +87,8 @@ func newMigrateDown() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Give the host back what it had; the history is kept in tokenalert_archive",
+		Example: `  tokenalert migrate down
+  tokenalert migrate down --yes`,
 		Long: `Remove the schema, the column, the triggers. The host gets back its own alert
 trigger and, in its own form, the newest alert row for each user and threshold.
 Our history moves to the schema tokenalert_archive, from which a later
@@ -138,7 +142,10 @@ func newMigrateStatus() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "List the migrations and when each was applied",
-		Args:  arguments(cobra.NoArgs),
+		Long: `List the migrations that this binary knows, in their order, and when each was
+applied to the database. It changes nothing.`,
+		Example: `  tokenalert migrate status`,
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := newMigrator(cmd)
 			if err != nil {

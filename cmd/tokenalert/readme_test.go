@@ -21,7 +21,7 @@ import (
 	"tokenalert/internal/pgtest"
 )
 
-var update = flag.Bool("update", false, "write the settings into README.md")
+var update = flag.Bool("update", false, "write README.md's settings, and docs/commands.md")
 
 const readme = "../../README.md"
 

@@ -27,9 +27,9 @@ func newRun() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the worker: follow, lead, count and tell",
-		Long: `Run the worker until SIGTERM, SIGINT or SIGHUP. Any number may run; one leads, the others
-wait. It needs the schema (tokenalert migrate up) and a role that was given
-what it needs (tokenalert migrate grant ROLE).
+		Long: `Run the worker until SIGTERM, SIGINT or SIGHUP. Any number may run; one leads,
+the others wait. It needs the schema (tokenalert migrate up) and a role that was
+given what it needs (tokenalert migrate grant ROLE).
 
 The first signal stops it gracefully: the tick is finished or rolled back, the
 bell silenced, the lead released. A second signal ends it at once.

@@ -20,7 +20,10 @@ func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version, the commit and the schema version",
-		Args:  arguments(cobra.NoArgs),
+		Long: `Print the version, the commit that it was built from, the version of the schema
+that it installs, and that of Go. It runs on that schema and on one ahead.`,
+		Example: `  tokenalert version`,
+		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tokenalert %s (commit %s, schema %d, %s)\n",
 				version, buildCommit(), migrations.Version(), runtime.Version())
