@@ -41,15 +41,18 @@ type Store struct {
 // on the server, unless the URL says so with default_query_exec_mode. An empty
 // url means the PG* variables. Open does not connect. Errors never contain the
 // password.
-func Open(url, directURL string) (*Store, error) { return open(appTick, url, directURL) }
-
-// OpenFor is Open for a command that only looks: its sessions carry the
-// command's name in place of the tick's.
-func OpenFor(command, url, directURL string) (*Store, error) {
-	return open(appPrefix+command, url, directURL)
+func Open(url, directURL string) (*Store, error) {
+	return open(appTick, url, directURL, directURL != "" && directURL != url)
 }
 
-func open(name, url, directURL string) (*Store, error) {
+// OpenFor is Open for a command that runs once: its sessions carry the
+// command's name in place of the tick's, and never prepare statements, so that
+// it works through any pooler.
+func OpenFor(command, url, directURL string) (*Store, error) {
+	return open(appPrefix+command, url, directURL, true)
+}
+
+func open(name, url, directURL string, pooled bool) (*Store, error) {
 	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
@@ -61,7 +64,7 @@ func open(name, url, directURL string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("direct database URL: %w", err)
 	}
-	if directURL != url && !strings.Contains(url, "default_query_exec_mode") {
+	if pooled && !strings.Contains(url, "default_query_exec_mode") {
 		pool.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	pool.MaxConns = poolSize

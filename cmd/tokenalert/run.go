@@ -98,7 +98,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	since := time.Now()
 	log.Info("starting", worker.Event(worker.EventWorkerStarted),
-		zap.String("version", version), zap.String("commit", buildCommit()), zap.String("worker", s.WorkerName))
+		zap.String("version", buildVersion()), zap.String("commit", buildCommit()), zap.String("worker", s.WorkerName))
 	defer func() {
 		_ = log.Sync() // what was counted; a terminal or a pipe cannot be synced
 		log.Info("stopped", worker.Event(worker.EventWorkerStopped), zap.Duration("uptime_ms", time.Since(since)))
@@ -113,7 +113,7 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 			database.Close()
 		}
 	}()
-	metrics := worker.NewMetrics(version, buildCommit())
+	metrics := worker.NewMetrics(buildVersion(), buildCommit())
 	health := worker.NewHealth(time.Now, healthBounds)
 	w, err := worker.New(s.Config, database, log, metrics, health)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"tokenalert/migrations"
 )
 
-// Stamped by the build (-ldflags "-X main.version=… -X main.commit=…").
+// Stamped by the build (-ldflags "-X main.version=… -X main.commit=…"), else
+// what the Go tool has noted.
 var (
 	version = "devel"
 	commit  = ""
@@ -26,10 +27,19 @@ that it installs, and that of Go. It runs on that schema and on one ahead.`,
 		Args:    arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tokenalert %s (commit %s, schema %d, %s)\n",
-				version, buildCommit(), migrations.Version(), runtime.Version())
+				buildVersion(), buildCommit(), migrations.Version(), runtime.Version())
 			return err
 		},
 	}
+}
+
+// buildVersion is the stamped version, else that of the module, as after
+// `go install` of a release.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
 }
 
 // buildCommit is the stamped commit, else what the Go tool has noted.
