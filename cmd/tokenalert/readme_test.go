@@ -19,6 +19,7 @@ import (
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
+	"tokenalert/internal/transcript"
 )
 
 var update = flag.Bool("update", false, "write README.md's settings, and docs/commands.md")
@@ -106,6 +107,38 @@ func TestReadmeCommands(t *testing.T) {
 		require.NoError(t, err, "%s\n%s", line, out)
 	}
 	assert.Greater(t, typed, 5)
+}
+
+// TestQuickstart types docs/quickstart.md, on a server of its own.
+func TestQuickstart(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("psql"); err != nil {
+		t.Skip("SKIPPED: the quickstart needs psql")
+	}
+	text, err := os.ReadFile("../../docs/quickstart.md")
+	require.NoError(t, err)
+	page := string(text)
+	server := pgtest.StartServer(t, nil).Server()
+	for shown, here := range map[string]string{
+		"su postgres -c psql": `psql "` + server.URL("postgres") + `"`,
+		"postgres://platform:first-secret@localhost/platform":    "'" + server.URLAs("platform", "platform") + "'",
+		"postgres://tokenalert:second-secret@localhost/platform": "'" + server.URLAs("tokenalert", "platform") + "'",
+		"worker.log": filepath.Join(t.TempDir(), "worker.log"),
+	} {
+		require.Contains(t, page, shown)
+		page = strings.ReplaceAll(page, shown, here)
+	}
+	bin := t.TempDir()
+	played, err := transcript.Play(t.Context(), page, filepath.Dir(readme),
+		append(os.Environ(), "GOBIN="+bin, "PATH="+bin+":"+os.Getenv("PATH"), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0"))
+	require.NoError(t, err)
+	var answers strings.Builder
+	for _, b := range played {
+		answers.WriteString(b.Answer)
+	}
+	for _, says := range []string{"You have used 85.0%", "alert.sent", "worker.stopped"} {
+		assert.Contains(t, answers.String(), says)
+	}
 }
 
 // commands are the lines of the README's shell blocks.

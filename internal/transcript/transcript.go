@@ -1,0 +1,104 @@
+// Package transcript types what a page of documentation shows into a shell, and
+// writes what that answers into the page. So a page shows what was seen, and a
+// test sees that it still works.
+package transcript
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Block is one block of shell commands and what it answered.
+type Block struct {
+	Commands string
+	Answer   string
+	Took     time.Duration
+}
+
+// block finds the commands of a page, with the answer that follows them.
+var block = regexp.MustCompile("(?ms)^```sh\n(.*?)^```\n(?:\n```text\n.*?^```\n)?")
+
+// Play types every block of the page into one shell, in the folder, and stops
+// at the first that fails. What the page starts in the background ends with it.
+func Play(ctx context.Context, page, folder string, environment []string) ([]Block, error) {
+	shell := exec.CommandContext(ctx, "sh")
+	shell.Dir, shell.Env = folder, environment
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := shell.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = reader.Close() }()
+	shell.Stdout, shell.Stderr = writer, writer
+	if err := shell.Start(); err != nil {
+		return nil, fmt.Errorf("start a shell: %w", err)
+	}
+	_ = writer.Close() // the shell has its own
+	end := func() {
+		_ = syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) // fails where all have ended
+		_ = shell.Wait()
+	}
+	defer end()
+	defer context.AfterFunc(ctx, end)()
+
+	answers := bufio.NewReader(reader)
+	var played []Block
+	for _, match := range block.FindAllStringSubmatch(page, -1) {
+		b := Block{Commands: match[1]}
+		began := time.Now()
+		if _, err := io.WriteString(in, b.Commands+"status=$?; echo; echo transcript-status $status\n"); err != nil {
+			return played, fmt.Errorf("type %q: %w", b.Commands, err)
+		}
+		status, err := b.read(answers)
+		b.Took = time.Since(began)
+		played = append(played, b)
+		if err != nil {
+			return played, fmt.Errorf("after %q: %w", b.Commands, err)
+		}
+		if status != "0" {
+			return played, fmt.Errorf("status %s of %q:\n%s", status, b.Commands, b.Answer)
+		}
+	}
+	return played, nil
+}
+
+// read reads up to the status.
+func (b *Block) read(answers *bufio.Reader) (status string, err error) {
+	for {
+		line, err := answers.ReadString('\n')
+		if err != nil {
+			return "", err
+		}
+		if s, found := strings.CutPrefix(line, "transcript-status "); found {
+			b.Answer = strings.TrimRight(b.Answer, "\n")
+			return strings.TrimSpace(s), nil
+		}
+		b.Answer += line
+	}
+}
+
+// Write returns the page with the answers in it.
+func Write(page string, played []Block) string {
+	n := 0
+	return block.ReplaceAllStringFunc(page, func(string) string {
+		b := played[n]
+		n++
+		text := "```sh\n" + b.Commands + "```\n"
+		if b.Answer != "" {
+			text += "\n```text\n" + b.Answer + "\n```\n"
+		}
+		return text
+	})
+}

@@ -1,0 +1,41 @@
+package transcript
+
+import (
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const page = "# Page\n\n```sh\nname=world\n```\n\n```sh\necho hello $name\ncat <<END\nand more\nEND\n```\n\n```text\nold\n```\n\nprose\n\n```json\n{}\n```\n"
+
+func TestPlaysInOneShell(t *testing.T) {
+	t.Parallel()
+	played, err := Play(t.Context(), page, t.TempDir(), os.Environ())
+	require.NoError(t, err)
+	require.Len(t, played, 2)
+	assert.Empty(t, played[0].Answer)
+	assert.Equal(t, "hello world\nand more", played[1].Answer)
+	written := Write(page, played)
+	assert.Equal(t, "# Page\n\n```sh\nname=world\n```\n\n```sh\necho hello $name\ncat <<END\nand more\nEND\n```\n\n```text\nhello world\nand more\n```\n\nprose\n\n```json\n{}\n```\n", written)
+	again, err := Play(t.Context(), written, t.TempDir(), os.Environ())
+	require.NoError(t, err)
+	assert.Equal(t, written, Write(written, again))
+}
+
+func TestStopsAtTheFirstFailure(t *testing.T) {
+	t.Parallel()
+	played, err := Play(t.Context(), "```sh\necho one\n```\n```sh\necho two; false\n```\n```sh\necho three\n```\n", t.TempDir(), os.Environ())
+	require.ErrorContains(t, err, "status 1 of")
+	require.Len(t, played, 2)
+	assert.Equal(t, "two", played[1].Answer)
+}
+
+// What a page has left in the background ends, and holds up nobody.
+func TestEndsWhatRunsOn(t *testing.T) {
+	t.Parallel()
+	played, err := Play(t.Context(), "```sh\nsleep 600 &\necho on\n```\n", t.TempDir(), os.Environ())
+	require.NoError(t, err)
+	assert.Equal(t, "on", played[0].Answer)
+}
