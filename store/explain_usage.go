@@ -15,7 +15,7 @@ type CountedBy string
 // What is known of that. Ticks are pruned, the oldest first.
 const (
 	CountedByTick   CountedBy = "tick"    // in AccountRow.Tick
-	CountedEarlier  CountedBy = "earlier" // in AccountRow.Tick, the oldest kept, or one before it
+	CountedEarlier  CountedBy = "earlier" // in AccountRow.Tick, or in one before it that is no longer kept
 	CountedInFull   CountedBy = "full"    // by the full count that began the chain: the row is older
 	CountedNotYet   CountedBy = "not_yet"
 	CountedNotKnown CountedBy = "not_known" // the chain is another cluster's
@@ -105,8 +105,9 @@ func (a *Account) readUsage(ctx context.Context, tx pgx.Tx) error {
 // countedBy finds the tick that counted each of the newest rows: the first in
 // whose snapshot the row's transaction is visible. What one tick sees, those
 // after it see as well, so each is searched for by halves, through the primary
-// key: about 25 look-ups among tens of millions of ticks. Ids have no gaps but
-// perhaps at the end that is pruned, hence "id >= … LIMIT 1".
+// key: about 25 look-ups among tens of millions of ticks. Pruning goes by time
+// and may leave gaps among the oldest ids where a clock was set back, hence
+// "id >= … LIMIT 1", and the look for the tick before.
 const countedBy = `WITH RECURSIVE ` + lastTick + `,
 ends AS MATERIALIZED (
 	SELECT min(id) AS oldest, max(id) AS newest FROM tokenalert.ticks
@@ -130,7 +131,8 @@ search (n, xact_id, lo, hi) AS (
 	WHERE s.lo < s.hi
 )
 SELECT n.created_at, greatest(least(coalesce(n.tokens_used, 0), 9223372036854775807), -9223372036854775808)::bigint, n.xact_id::text,
-       t.id, t.kind, t.worker, t.started_at
+       t.id, t.kind, t.worker, t.started_at,
+       t.id = 1 OR EXISTS (SELECT FROM tokenalert.ticks b WHERE b.id = t.id - 1)
 FROM newest n LEFT JOIN search s ON s.n = n.n AND s.lo = s.hi
 LEFT JOIN LATERAL (
 	SELECT id, kind, worker, started_at FROM tokenalert.ticks WHERE id >= s.lo ORDER BY id LIMIT 1
@@ -147,13 +149,14 @@ func (a *Account) readNewest(ctx context.Context, tx pgx.Tx) error {
 		var id *int64
 		var kind, worker *string
 		var startedAt *time.Time
-		if err := row.Scan(&r.CreatedAt, &r.TokensUsed, &r.XactID, &id, &kind, &worker, &startedAt); err != nil {
+		var exact *bool
+		if err := row.Scan(&r.CreatedAt, &r.TokensUsed, &r.XactID, &id, &kind, &worker, &startedAt, &exact); err != nil {
 			return r, err
 		}
 		if id != nil {
 			r.Tick = &AccountTick{ID: *id, Kind: Kind(*kind), Worker: *worker, StartedAt: *startedAt}
 		}
-		a.judge(&r)
+		a.judge(&r, exact != nil && *exact)
 		return r, nil
 	})
 	if err != nil {
@@ -162,8 +165,9 @@ func (a *Account) readNewest(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// judge says by what a row was counted.
-func (a *Account) judge(r *AccountRow) {
+// judge says by what a row was counted; exact is whether the tick before the one
+// that sees it is kept and does not.
+func (a *Account) judge(r *AccountRow, exact bool) {
 	switch {
 	case a.LastTick == nil:
 		r.CountedBy = CountedNotYet
@@ -176,7 +180,7 @@ func (a *Account) judge(r *AccountRow) {
 		}
 	case r.Tick == nil:
 		r.CountedBy = CountedNotYet
-	case r.Tick.ID == a.OldestTick.ID && r.Tick.ID > 1:
+	case !exact:
 		r.CountedBy = CountedEarlier
 	default:
 		r.CountedBy = CountedByTick

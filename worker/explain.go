@@ -138,7 +138,7 @@ func (v view) current(threshold int32) ThresholdVerdict {
 		verdict.State, verdict.Sentence = StateUndecided, "reached, and not yet decided: "+v.waitsFor()
 	case reached(v.expected(), limit, threshold):
 		verdict.State = StateUncounted
-		verdict.Sentence = "about to be reached: with what waits to be counted usage is at " + percent(v.expected(), limit) + "; " + v.waitsFor()
+		verdict.Sentence = "about to be reached, at " + percent(v.expected(), limit) + ", by what waits to be counted: " + v.waitsFor()
 		verdict.Missing = missing(used, limit, threshold)
 	default:
 		verdict.State, verdict.Missing = StateNotReached, missing(used, limit, threshold)

@@ -10,9 +10,9 @@ import (
 func (v view) waitsFor() string {
 	switch {
 	case v.OtherCluster:
-		return "the chain of ticks is another cluster's, so no worker ticks; run `tokenalert migrate up`"
+		return "the chain of ticks is another cluster's, so run `tokenalert migrate up`"
 	case v.Leader == nil && !v.Standby:
-		return "nobody leads; start `tokenalert run`"
+		return "nobody leads, so start `tokenalert run`"
 	case v.LastTick == nil:
 		return "the chain of ticks is empty, and the next tick counts everything"
 	}
@@ -143,7 +143,7 @@ func CountedBy(a store.Account, row store.AccountRow) string {
 	case store.CountedByTick:
 		return fmt.Sprintf("tick %d (%s, %s, by %s)", row.Tick.ID, row.Tick.Kind, clock(row.Tick.StartedAt), row.Tick.Worker)
 	case store.CountedEarlier:
-		return fmt.Sprintf("tick %d, the oldest kept, or one before it", row.Tick.ID)
+		return fmt.Sprintf("tick %d (%s), or one before it that is no longer kept", row.Tick.ID, clock(row.Tick.StartedAt))
 	case store.CountedInFull:
 		if row.Tick != nil {
 			return fmt.Sprintf("tick %d (%s, %s), as a row older than the chain", row.Tick.ID, row.Tick.Kind, clock(row.Tick.StartedAt))

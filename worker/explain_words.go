@@ -19,7 +19,7 @@ func (v view) answer(verdicts []ThresholdVerdict) string {
 		name = "User " + v.UserID.String()
 	}
 	if v.Current == nil {
-		return name + " was told of nothing: no worker has ever led on this database, so nothing is counted; start `tokenalert run`."
+		return name + " was told of nothing by tokenalert: no worker has ever led on this database, so nothing is counted; start `tokenalert run`."
 	}
 	var told, next, waits, untold *ThresholdVerdict
 	last := v.told()
