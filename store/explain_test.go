@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -261,6 +262,47 @@ func TestExplainOnlyReads(t *testing.T) {
 	assert.EqualValues(t, 850, a.Current.TokensUsed)
 	assert.Nil(t, a.Leader)
 	assert.False(t, a.Standby)
+
+	c.superExec(`
+		CREATE SCHEMA standby;
+		GRANT USAGE ON SCHEMA standby TO PUBLIC;
+		CREATE FUNCTION standby.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true'`)
+	a, err = c.open(map[string]string{"search_path": "standby,pg_catalog,public"}).Explain(t.Context(), user.String())
+	require.NoError(t, err)
+	assert.True(t, a.Standby)
+}
+
+// The host may write any instant; JSON and Go hold fewer.
+func TestExplainInstantsAtTheEndsOfTime(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.LMS)
+	c.settings()
+	user := c.user(0)
+	c.tick() // the user was added
+	for _, at := range []any{"-infinity", "infinity", "294276-12-31 23:59:59+00", "4713-01-01 00:00:00+00 BC", nil} {
+		c.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, input_tokens, output_tokens, created_at)
+			VALUES ($1, $2, 7, 0, 0, $3::text::timestamptz)`, user, c.org, at)
+		c.exec(`INSERT INTO token_limit_alerts (user_id, organization_id, alert_threshold, alert_sent, created_at, sent_at)
+			VALUES ($1, $2, 80, true, $3::text::timestamptz, $3::text::timestamptz)`, user, c.org, at)
+		c.exec("INSERT INTO tokenalert.recounts (user_id, at, due_at, cause) VALUES ($1, $2::text::timestamptz, $2::text::timestamptz, 'test')", user, at)
+	}
+	c.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) SELECT $1, now(), 'many' FROM generate_series(1, 500)", user)
+	c.useAt(user, 3, c.now())
+	a := c.explained(user)
+	assert.EqualValues(t, 5, a.Unusable)
+	assert.EqualValues(t, 3, a.Uncounted.Tokens)
+	require.Len(t, a.Newest, 1)
+	assert.Len(t, a.Alerts, 5)
+	_, err := json.Marshal(a)
+	require.NoError(t, err)
+	due := map[string]int64{}
+	for _, p := range a.Pending {
+		due[fmt.Sprint(p.Cause, " counts ", p.Counts, " due ", p.Due)] += p.Rows
+	}
+	assert.Equal(t, map[string]int64{
+		"test counts true due true": 2, "test counts true due false": 2, "test counts false due true": 1, "many counts true due true": 500,
+	}, due)
+	assert.LessOrEqual(t, len(a.Pending), 6, "alike ones together")
 }
 
 // Rows that are truncated under it would add up to nothing.

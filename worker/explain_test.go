@@ -78,6 +78,10 @@ func TestExplainAnswers(t *testing.T) {
 		{"a reason of tomorrow", account(850, 1000, alertOf(80, "asleep")), "Ana Pérez was not told of 80 %: asleep; the next threshold is 90 %, 50 tokens away."},
 		{"a name that is none", account(0, 1000, func(a *store.Account) { a.FullName = "\u200b\t" }), "User 11111111-2222-4333-8444-555555555555 was told of nothing in this period: 0 of 1,000 tokens are 0.0 %; the next threshold is 80 %, 800 tokens away."},
 		{"a name that would paint", account(0, 0, func(a *store.Account) { a.FullName = "Ana\x1b[31m" }), "Ana [31m is told of nothing; there is no limit (users.monthly_token_limit is 0)."},
+		{"told under another limit of what is no longer in force", account(500, 2000, alertOf(50, "")), "Ana Pérez was told of 50 % on 2026-05-15 11:00:00 UTC, when the limit was 1,000; the next threshold is 80 %, 1,100 tokens away."},
+		{"told in another period", account(0, 1000, alertOf(80, "", func(al *store.AccountAlert) {
+			*al.SentAt, *al.PeriodStart, *al.PeriodEnd = mayBegins.Add(-time.Second), mayBegins.AddDate(0, -1, 0), mayBegins
+		})), "Ana Pérez was told of nothing in this period: 0 of 1,000 tokens are 0.0 %; the next threshold is 80 %, 800 tokens away."},
 		{"about to be counted", account(700, 1000, uncounted(100)), "Ana Pérez has not been told yet; 80 % is about to be reached, at 80.0 %, by what waits to be counted: what has committed since tick 7 is counted at the next."},
 		{"told, and more about to be counted", account(850, 1000, alertOf(80, ""), uncounted(50)), "Ana Pérez was told of 80 % on 2026-05-15 11:00:00 UTC; 90 % is about to be reached, at 90.0 %, by what waits to be counted: what has committed since tick 7 is counted at the next."},
 		{"not enough to be told", account(700, 1000, uncounted(99)), "Ana Pérez was told of nothing in this period: 700 of 1,000 tokens are 70.0 %; the next threshold is 80 %, 100 tokens away."},

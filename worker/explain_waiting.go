@@ -22,10 +22,10 @@ func (v view) waitsFor() string {
 		}
 	}
 	for _, p := range v.Pending {
-		switch {
-		case p.Cause == "set_aside":
+		switch p.Cause {
+		case "set_aside":
 			return "the data of this user made a statement fail, as the worker's log says (user.set_aside); the user is tried again" + dueWords(p)
-		case p.Cause == "held":
+		case "held":
 			return "the host holds the user's row; the user is looked at again" + dueWords(p)
 		}
 	}
@@ -101,8 +101,11 @@ func (v view) pendingNote(p store.Pending) string {
 }
 
 func dueWords(p store.Pending) string {
-	if p.Due || p.DueAt == nil {
+	switch {
+	case p.Due:
 		return " at the next tick"
+	case p.DueAt == nil: // at the end of time
+		return ""
 	}
 	return " after " + clock(*p.DueAt)
 }

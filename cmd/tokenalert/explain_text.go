@@ -113,7 +113,9 @@ func (e explanation) user() [][]string {
 func (s *sheet) thresholds(title string, verdicts []worker.ThresholdVerdict) {
 	var rows [][]string
 	for _, v := range verdicts {
-		rows = append(rows, []string{fmt.Sprintf("%3d %%", v.Threshold), strings.ReplaceAll(string(v.State), "_", " "), v.Sentence})
+		state := strings.ReplaceAll(string(v.State), "_", " ")
+		sentence := strings.TrimLeft(strings.TrimPrefix(v.Sentence, state), " :") // which begins with it, most often
+		rows = append(rows, []string{fmt.Sprintf("%3d %%", v.Threshold), state, sentence})
 	}
 	s.section(title, rows, func(row, column int) lipgloss.Style {
 		if column == 1 {
