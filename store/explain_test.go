@@ -51,7 +51,10 @@ func TestExplainFindsTheTickThatCountedARow(t *testing.T) {
 		c.use(other, 1)
 		c.tick()
 	}
+	// What is open holds back the snapshot's xmin, and what was counted lies above.
+	assert.Zero(t, c.explained(user).Uncounted.Rows)
 	require.NoError(t, late.Commit(t.Context()))
+	assert.EqualValues(t, 2, c.explained(user).Uncounted.Tokens, "committed after the tick, with an id from before it")
 	c.tick()
 	c.use(user, 4)
 	c.use(user, 5)

@@ -77,6 +77,8 @@ func TestExplainToldStepByStep(t *testing.T) {
 	require.NotNil(t, e.account.Leader)
 	assert.NotNil(t, e.account.Leader.Since)
 	assert.Contains(t, config().WorkerName, e.account.Leader.Worker)
+	beside := newWorld(t) // in the same cluster, where somebody leads here
+	assert.Nil(t, beside.explain(beside.user(1000)).account.Leader)
 
 	w.use(user, 100)
 	w.settle()
@@ -162,6 +164,9 @@ func TestExplainALimitThatMoved(t *testing.T) {
 	w.limit(hair, nil)
 	e = w.explain(hair)
 	assert.Contains(t, e.Answer, ", when the limit was 1,000; there is no limit (users.monthly_token_limit is not set).")
+	assert.Equal(t, []string{"80 told", "90 not_reached", "100 not_reached"}, states(e.Current))
+	assert.Contains(t, e.sentence(80), ", when the limit was 1,000; there is no limit now")
+	assert.Equal(t, "cannot be reached: there is no limit", e.sentence(90))
 }
 
 func TestExplainACrossingUndone(t *testing.T) {
