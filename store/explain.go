@@ -111,7 +111,7 @@ const explainTimeout = time.Minute
 func (s *Store) Explain(ctx context.Context, user string) (Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout+10*time.Second)
 	defer cancel()
-	var a Account
+	a := Account{Ahead: []AccountPeriod{}}
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', $1, true),
 			set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)`,
