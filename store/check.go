@@ -113,11 +113,7 @@ SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 // we can see and whose id the server has not given out yet came from elsewhere.
 func (s *Store) checkChain(ctx context.Context) error {
 	var foreign bool
-	err := s.pool.QueryRow(ctx, `
-		SELECT coalesce((SELECT t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-		                 FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1), false)
-		    OR coalesce((SELECT xact_id FROM ai_usage_logs WHERE xact_id IS NOT NULL ORDER BY xact_id DESC LIMIT 1)
-		                >= pg_snapshot_xmax(pg_current_snapshot()), false)`).Scan(&foreign)
+	err := s.pool.QueryRow(ctx, chainIsForeign).Scan(&foreign)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows) || err == nil && !foreign:
 		return nil
@@ -126,3 +122,10 @@ func (s *Store) checkChain(ctx context.Context) error {
 	}
 	return fmt.Errorf("check the chain: %w", err)
 }
+
+// chainIsForeign reports whether checkChain is to refuse.
+const chainIsForeign = `
+SELECT coalesce((SELECT t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+                 FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1), false)
+    OR coalesce((SELECT xact_id FROM ai_usage_logs WHERE xact_id IS NOT NULL ORDER BY xact_id DESC LIMIT 1)
+                >= pg_snapshot_xmax(pg_current_snapshot()), false)`

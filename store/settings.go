@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -11,10 +12,11 @@ import (
 // Settings are those that views and other replicas need to know. Whoever leads
 // writes its own.
 type Settings struct {
-	TimeZone   string
-	Thresholds []int32 // percent, ascending
-	BellForced bool
-	Worker     string
+	TimeZone   string    `json:"time_zone"`
+	Thresholds []int32   `json:"thresholds"` // percent, ascending
+	BellForced bool      `json:"bell_forced"`
+	Worker     string    `json:"worker"`     // that put them in force
+	ChangedAt  time.Time `json:"changed_at"` // when that was; for whoever reads
 }
 
 // Settings returns the settings in force, nil where no worker has ever led.
@@ -22,11 +24,11 @@ func (s *Store) Settings(ctx context.Context) (*Settings, error) {
 	return scanSettings(s.pool.QueryRow(ctx, settingsInForce))
 }
 
-const settingsInForce = `SELECT time_zone, thresholds, bell_forced, worker FROM tokenalert.settings`
+const settingsInForce = `SELECT time_zone, thresholds, bell_forced, worker, changed_at FROM tokenalert.settings`
 
 func scanSettings(row pgx.Row) (*Settings, error) {
 	var f Settings
-	err := row.Scan(&f.TimeZone, &f.Thresholds, &f.BellForced, &f.Worker)
+	err := row.Scan(&f.TimeZone, &f.Thresholds, &f.BellForced, &f.Worker, &f.ChangedAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

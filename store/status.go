@@ -14,41 +14,44 @@ import (
 // A Status is what the database knows of the worker and the users, as of one
 // snapshot.
 type Status struct {
-	Now           time.Time // tokenalert.now()
-	Database      string
-	ServerVersion int       // as server_version_num: 150018
-	Settings      *Settings // in force; nil where no worker has ever led
-	Leader        *Leader   // nil: nobody leads
-	Waiting       int       // sessions that wait for the lead
-	LastTick      *TickRow  // nil: nothing was ever counted
-	Uncounted     Uncounted
-	Bell          Bell
-	Corrections   Corrections
-	Limited       int        // users who have a limit
-	Users         []Standing // those nearest to their limits, nearest first
-	Alerts        []AlertCount
+	Now           time.Time    `json:"now"` // tokenalert.now()
+	Database      string       `json:"database"`
+	ServerVersion int          `json:"server_version"` // as server_version_num: 150018
+	Settings      *Settings    `json:"settings"`       // in force; nil where no worker has ever led
+	Leader        *Leader      `json:"leader"`         // nil: nobody leads
+	Waiting       int          `json:"waiting"`        // sessions that wait for the lead
+	LastTick      *TickRow     `json:"last_tick"`      // nil: nothing was ever counted
+	Uncounted     Uncounted    `json:"uncounted"`
+	Bell          Bell         `json:"bell"`
+	Corrections   Corrections  `json:"corrections"`
+	Limited       int          `json:"limited_users"` // users who have a limit
+	Users         []Standing   `json:"users"`         // those nearest to their limits, nearest first
+	Alerts        []AlertCount `json:"alerts"`        // of current periods
 }
 
 // A Leader is the session that holds the lead.
 type Leader struct {
-	PID    int
-	Worker string     // the end of its name, as much as application_name holds
-	Since  *time.Time // to the second; nil where a pooler hides it
+	PID    int        `json:"pid"`
+	Worker string     `json:"worker"` // the end of its name, as much as application_name holds
+	Since  *time.Time `json:"since"`  // to the second; nil where a pooler hides it
 }
 
 // A TickRow is one row of the chain.
 type TickRow struct {
-	ID          int64
-	Kind        Kind
-	Rows, Users int64
-	Worker      string
-	StartedAt   time.Time
+	ID        int64     `json:"id"`
+	Kind      Kind      `json:"kind"`
+	Rows      int64     `json:"rows"`
+	Users     int64     `json:"users"`
+	Worker    string    `json:"worker"`
+	StartedAt time.Time `json:"started_at"`
 }
+
+const tickColumns = "id, kind, rows, users, worker, started_at"
 
 // Uncounted is what has committed since the last tick.
 type Uncounted struct {
-	Rows   int64      // up to UncountedMost; more are not looked for
-	Oldest *time.Time // created_at of the oldest among them
+	Rows   int64      `json:"rows"`   // up to UncountedMost; more are not looked for
+	Oldest *time.Time `json:"oldest"` // created_at of the oldest among them
 }
 
 // UncountedMost bounds how many rows Status looks for.
@@ -56,34 +59,34 @@ const UncountedMost = 100_000
 
 // Bell is the state of the doorbell.
 type Bell struct {
-	ArmedUntil *time.Time // nil: it was never armed, or silenced
-	Armed      bool       // until later than now, by the server's clock
-	Muted      bool       // prepared transactions are possible, and it is not forced
+	Armed      bool       `json:"armed"`       // until later than now, by the server's clock
+	ArmedUntil *time.Time `json:"armed_until"` // nil: it was never armed, or silenced
+	Muted      bool       `json:"muted"`       // prepared transactions are possible, and it is not forced
 }
 
 // Corrections are the rows of tokenalert.recounts.
 type Corrections struct {
-	Due      int64      // to be dealt with at the next tick
-	Oldest   *time.Time // when the oldest of them was recorded, where that is known
-	Later    int64      // not before their time: a period that is to begin, a retry
-	SetAside int64      // users whose data makes a statement fail
+	Due      int64      `json:"due"`       // to be dealt with at the next tick
+	Oldest   *time.Time `json:"oldest"`    // when the oldest of them was recorded, where that is known
+	Later    int64      `json:"later"`     // not before their time: a period that is to begin, a retry
+	SetAside int64      `json:"set_aside"` // users whose data makes a statement fail
 }
 
 // A Standing is one user in the current period.
 type Standing struct {
-	UserID      uuid.UUID
-	FullName    string
-	TokensUsed  int64
-	TokenLimit  int64
-	PeriodStart time.Time
-	PeriodEnd   time.Time
+	UserID      uuid.UUID `json:"user_id"`
+	FullName    string    `json:"full_name"`
+	TokensUsed  int64     `json:"tokens_used"`
+	TokenLimit  int64     `json:"token_limit"`
+	PeriodStart time.Time `json:"period_start"`
+	PeriodEnd   time.Time `json:"resets_at"`
 }
 
-// An AlertCount counts the alerts of current periods.
+// An AlertCount counts the alerts of one threshold and reason.
 type AlertCount struct {
-	Threshold int32
-	Reason    string // empty: told
-	Count     int64
+	Threshold int32  `json:"threshold"`
+	Reason    string `json:"reason"` // empty: told
+	Count     int64  `json:"count"`
 }
 
 // Status looks at everything in one read-only REPEATABLE READ transaction. users
@@ -129,30 +132,39 @@ func (st *Status) queueSettings(batch *pgx.Batch) {
 	})
 }
 
-// queueLead asks for the sessions that hold the lead or wait for it. Whoever
-// looks sees locks and names of everybody (manual 28.2.3, 54.12).
 func (st *Status) queueLead(batch *pgx.Batch) {
-	batch.Queue(`
-		SELECT a.pid, a.application_name, l.pid IS NOT NULL
-		FROM pg_stat_activity a
-		LEFT JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-		     AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid
-		     AND l.database = a.datid
-		WHERE a.datname = current_database() AND (starts_with(a.application_name, $3) OR l.pid IS NOT NULL)`,
-		int64(leadKey>>32), int64(leadKey&0xffffffff), appLead).Query(func(rows pgx.Rows) error {
-		var pid int
-		var name string
-		var leads bool
-		_, err := pgx.ForEachRow(rows, []any{&pid, &name, &leads}, func() error {
-			if leads {
-				st.Leader = newLeader(pid, name)
-			} else {
-				st.Waiting++
-			}
-			return nil
-		})
+	batch.Queue(leadSessions, leadSessionsOf...).Query(func(rows pgx.Rows) error {
+		var err error
+		st.Leader, st.Waiting, err = collectLead(rows)
 		return err
 	})
+}
+
+// leadSessions are the sessions that hold the lead or wait for it. Whoever looks
+// sees the locks and names of everybody (manual 28.2.3, 54.12).
+const leadSessions = `
+SELECT a.pid, a.application_name, l.pid IS NOT NULL
+FROM pg_stat_activity a
+LEFT JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+     AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid AND l.database = a.datid
+WHERE a.datname = current_database() AND (starts_with(a.application_name, $3) OR l.pid IS NOT NULL)`
+
+var leadSessionsOf = []any{int64(leadKey >> 32), int64(leadKey & 0xffffffff), appLead}
+
+// collectLead returns who leads, and how many wait.
+func collectLead(rows pgx.Rows) (leader *Leader, waiting int, err error) {
+	var pid int
+	var name string
+	var leads bool
+	_, err = pgx.ForEachRow(rows, []any{&pid, &name, &leads}, func() error {
+		if leads {
+			leader = newLeader(pid, name)
+		} else {
+			waiting++
+		}
+		return nil
+	})
+	return leader, waiting, err
 }
 
 // newLeader reads what TryAcquire wrote.
@@ -168,7 +180,7 @@ func newLeader(pid int, name string) *Leader {
 
 func (st *Status) queueChain(batch *pgx.Batch) {
 	batch.Queue(`SELECT set_config('enable_seqscan', 'off', true)`) // as a tick
-	batch.Queue(`SELECT id, kind, rows, users, worker, started_at FROM tokenalert.ticks ORDER BY id DESC LIMIT 1`).QueryRow(func(row pgx.Row) error {
+	batch.Queue(`SELECT ` + tickColumns + ` FROM tokenalert.ticks ORDER BY id DESC LIMIT 1`).QueryRow(func(row pgx.Row) error {
 		var t TickRow
 		err := row.Scan(&t.ID, &t.Kind, &t.Rows, &t.Users, &t.Worker, &t.StartedAt)
 		if errors.Is(err, pgx.ErrNoRows) {

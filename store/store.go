@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -80,11 +81,24 @@ func open(name, url, directURL string, pooled bool) (*Store, error) {
 			c.ConnectTimeout = connectTimeout
 		}
 	}
+	pool.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		inUTC(conn.TypeMap())
+		return nil
+	}
 	p, err := pgxpool.NewWithConfig(context.Background(), pool)
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
 	return &Store{pool: p, direct: direct.ConnConfig}, nil
+}
+
+// inUTC has instants read in UTC, whatever the zone of this machine.
+func inUTC(types *pgtype.Map) {
+	codec := &pgtype.TimestamptzCodec{ScanLocation: time.UTC}
+	types.RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: codec})
+	types.RegisterType(&pgtype.Type{Name: "_timestamptz", OID: pgtype.TimestamptzArrayOID, Codec: &pgtype.ArrayCodec{
+		ElementType: &pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: codec},
+	}})
 }
 
 // Close closes the pool, waiting for connections in use.

@@ -24,6 +24,10 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"migrate grant", "tokenalert migrate grant --help"},
 		{"migrate grant one two", "tokenalert migrate grant --help"},
 		{"migrate up --lock-patience=soon", "--lock-patience"},
+		{"explain", "tokenalert explain --help"},
+		{"explain ana", `"ana" is neither the id of a user (a UUID) nor an email address`},
+		{"explain ana@example.org bob@example.org", "tokenalert explain --help"},
+		{"explain ana@example.org --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
 		{"demo --for 3s --rate 0 --users 0", "--users"},
 	} {
@@ -45,7 +49,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"demo", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")

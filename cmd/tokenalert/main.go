@@ -74,7 +74,7 @@ doctor has its own: see its help.`,
 		commands []*cobra.Command
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
-		{"See what it does:", []*cobra.Command{newStatus()}},
+		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -137,109 +136,19 @@ func (v view) status(st store.Status, width int) []string {
 
 // statusDocument is what --output json prints.
 type statusDocument struct {
-	Now           time.Time        `json:"now"`
-	Database      string           `json:"database"`
-	ServerVersion int              `json:"server_version"`
-	Settings      *settingsInForce `json:"settings"`
-	Leader        *leaderDocument  `json:"leader"`
-	Waiting       int              `json:"waiting"`
-	LastTick      *tickDocument    `json:"last_tick"`
-	Uncounted     struct {
-		Rows   int64      `json:"rows"`
-		More   bool       `json:"more"`
-		Oldest *time.Time `json:"oldest"`
-	} `json:"uncounted"`
-	Bell struct {
-		Armed      bool       `json:"armed"`
-		ArmedUntil *time.Time `json:"armed_until"`
-		Muted      bool       `json:"muted"`
-	} `json:"bell"`
-	Corrections struct {
-		Due      int64      `json:"due"`
-		Oldest   *time.Time `json:"oldest"`
-		Later    int64      `json:"later"`
-		SetAside int64      `json:"set_aside"`
-	} `json:"corrections"`
-	LimitedUsers int                `json:"limited_users"`
-	Users        []standingDocument `json:"users"`
-	Alerts       []alertDocument    `json:"alerts"`
-}
-
-type settingsInForce struct {
-	TimeZone   string  `json:"time_zone"`
-	Thresholds []int32 `json:"thresholds"`
-	BellForced bool    `json:"bell_forced"`
-	Worker     string  `json:"worker"`
-}
-
-type leaderDocument struct {
-	PID    int        `json:"pid"`
-	Worker string     `json:"worker"`
-	Since  *time.Time `json:"since"`
-}
-
-type tickDocument struct {
-	ID        int64      `json:"id"`
-	Kind      store.Kind `json:"kind"`
-	Rows      int64      `json:"rows"`
-	Users     int64      `json:"users"`
-	Worker    string     `json:"worker"`
-	StartedAt time.Time  `json:"started_at"`
+	store.Status
+	Users []standingDocument `json:"users"`
 }
 
 type standingDocument struct {
-	UserID      uuid.UUID `json:"user_id"`
-	FullName    string    `json:"full_name"`
-	TokensUsed  int64     `json:"tokens_used"`
-	TokenLimit  int64     `json:"token_limit"`
-	PercentUsed float64   `json:"percent_used"`
-	PeriodStart time.Time `json:"period_start"`
-	ResetsAt    time.Time `json:"resets_at"`
-}
-
-// alertDocument counts alerts; the reason is empty for those that were told.
-type alertDocument struct {
-	Threshold int32  `json:"threshold"`
-	Told      bool   `json:"told"`
-	Reason    string `json:"reason"`
-	Count     int64  `json:"count"`
+	store.Standing
+	PercentUsed float64 `json:"percent_used"`
 }
 
 func newStatusDocument(st store.Status) statusDocument {
-	d := statusDocument{
-		Now: st.Now.UTC(), Database: st.Database, ServerVersion: st.ServerVersion, Waiting: st.Waiting,
-		LimitedUsers: st.Limited, Users: []standingDocument{}, Alerts: []alertDocument{},
-	}
-	if s := st.Settings; s != nil {
-		d.Settings = &settingsInForce{TimeZone: s.TimeZone, Thresholds: s.Thresholds, BellForced: s.BellForced, Worker: s.Worker}
-	}
-	if l := st.Leader; l != nil {
-		d.Leader = &leaderDocument{PID: l.PID, Worker: l.Worker, Since: utc(l.Since)}
-	}
-	if t := st.LastTick; t != nil {
-		d.LastTick = &tickDocument{t.ID, t.Kind, t.Rows, t.Users, t.Worker, t.StartedAt.UTC()}
-	}
-	d.Uncounted.Rows, d.Uncounted.More, d.Uncounted.Oldest = st.Uncounted.Rows, st.Uncounted.Rows == store.UncountedMost, utc(st.Uncounted.Oldest)
-	d.Bell.Armed, d.Bell.ArmedUntil, d.Bell.Muted = st.Bell.Armed, utc(st.Bell.ArmedUntil), st.Bell.Muted
-	c := st.Corrections
-	d.Corrections.Due, d.Corrections.Oldest, d.Corrections.Later, d.Corrections.SetAside = c.Due, utc(c.Oldest), c.Later, c.SetAside
+	d := statusDocument{Status: st, Users: []standingDocument{}}
 	for _, u := range st.Users {
-		d.Users = append(d.Users, standingDocument{
-			UserID: u.UserID, FullName: u.FullName, TokensUsed: u.TokensUsed, TokenLimit: u.TokenLimit,
-			PercentUsed: float64(worker.PercentTenths(u.TokensUsed, u.TokenLimit)) / 10,
-			PeriodStart: u.PeriodStart.UTC(), ResetsAt: u.PeriodEnd.UTC(),
-		})
-	}
-	for _, a := range st.Alerts {
-		d.Alerts = append(d.Alerts, alertDocument{Threshold: a.Threshold, Told: a.Reason == "", Reason: a.Reason, Count: a.Count})
+		d.Users = append(d.Users, standingDocument{u, float64(worker.PercentTenths(u.TokensUsed, u.TokenLimit)) / 10})
 	}
 	return d
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }

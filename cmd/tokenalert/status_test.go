@@ -12,6 +12,7 @@ import (
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
+	"tokenalert/store"
 )
 
 func statusOf(t *testing.T, url string) statusDocument {
@@ -51,6 +52,7 @@ func TestStatus(t *testing.T) {
 		assert.Equal(t, "one-of-two", st.Leader.Worker)
 		require.NotNil(t, st.Leader.Since)
 		assert.WithinDuration(t, time.Now(), *st.Leader.Since, time.Minute)
+		assert.Equal(t, time.UTC, st.LastTick.StartedAt.Location(), "the zone of this machine is nobody's business")
 		assert.Equal(t, 1, st.Waiting)
 		require.NotNil(t, st.LastTick)
 		assert.Equal(t, ask[int64](p, "SELECT max(id) FROM tokenalert.ticks"), st.LastTick.ID)
@@ -58,11 +60,11 @@ func TestStatus(t *testing.T) {
 		assert.Zero(t, st.Uncounted.Rows)
 		assert.True(t, st.Bell.Armed)
 		assert.Equal(t, []int32{80, 90, 100}, st.Settings.Thresholds)
-		assert.Equal(t, 2, st.LimitedUsers)
+		assert.Equal(t, 2, st.Limited)
 		require.Len(t, st.Users, 2)
 		assert.Equal(t, ana, st.Users[0].UserID, "the nearest first")
 		assert.InDelta(t, 95.0, st.Users[0].PercentUsed, 0)
-		assert.Equal(t, []alertDocument{{80, false, "superseded", 1}, {90, true, "", 1}}, st.Alerts)
+		assert.Equal(t, []store.AlertCount{{Threshold: 80, Reason: "superseded", Count: 1}, {Threshold: 90, Count: 1}}, st.Alerts)
 	}
 	exit, stdout, _ = typed(t, runtime, "status", "--users", "1")
 	assert.Equal(t, 0, exit)

@@ -120,16 +120,8 @@ func (v view) standing(width, nameWidth int, name string, used, limit int64, thr
 
 // pad makes s exactly width cells wide, whatever is in it.
 func pad(s string, width int) string {
-	s = ansi.Truncate(ansi.Strip(strings.Map(printable, s)), width, "…")
+	s = ansi.Truncate(plain(s), width, "…")
 	return s + strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))
-}
-
-// printable keeps a name from moving the cursor.
-func printable(r rune) rune {
-	if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-		return -1
-	}
-	return r
 }
 
 // number writes 104912 as 104,912.
