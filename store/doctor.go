@@ -161,7 +161,7 @@ func (e *examination) run(ctx context.Context, c check, x *Examined) {
 		return
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	_, err = tx.Exec(ctx, "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', '1s', true), set_config('enable_seqscan', 'off', true)",
+	_, err = tx.Exec(ctx, "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', '1s', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
 		fmt.Sprint(statementWithin.Milliseconds()))
 	if err == nil {
 		err = c.look(ctx, e, tx, x)

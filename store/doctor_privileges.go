@@ -216,7 +216,7 @@ func (e *examination) definersLack(ctx context.Context, tx pgx.Tx) (fails, gifts
 		needs                 []privilege
 	}{
 		{"ring", "inserts do not ring", bell},
-		{"record_correction", "corrections are not recorded", append(bell[:len(bell):len(bell)], forPublic,
+		{"record_correction", "corrections are not recorded", append(slices.Clip(bell), forPublic,
 			privilege{verbs: []string{"INSERT"}, class: "table", object: "tokenalert.recounts"})},
 		{"lock_users", "nobody can be told", append(uses(users.schema, organizations.schema), // FOR KEY SHARE takes SELECT and UPDATE
 			privilege{verbs: []string{"SELECT"}, columns: []string{"id", "organization_id"}, class: "table", object: users.name},

@@ -68,11 +68,11 @@ func examineClock(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) e
 	if !e.installed {
 		return nil
 	}
-	var real bool
-	if err := tx.QueryRow(ctx, "SELECT tokenalert.now() = pg_catalog.now()").Scan(&real); err != nil {
+	var genuine bool
+	if err := tx.QueryRow(ctx, "SELECT tokenalert.now() = pg_catalog.now()").Scan(&genuine); err != nil {
 		return err
 	}
-	if !real {
+	if !genuine {
 		x.find(Broken, "tokenalert.now() is not the server's clock (a test has replaced it?): periods begin and end at the wrong time", asOwner,
 			"CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.now();")
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -58,7 +59,7 @@ func runNeeds(host hostNames) []privilege {
 	mayColumns := func(verb, table string, columns ...string) {
 		needs = append(needs, privilege{verbs: []string{verb}, columns: columns, class: "table", object: table})
 	}
-	for _, schema := range append(host.schemas[:len(host.schemas):len(host.schemas)], "tokenalert") {
+	for _, schema := range append(slices.Clip(host.schemas), "tokenalert") {
 		may("schema", schema, "USAGE")
 	}
 	may("table", "tokenalert.ticks", "SELECT", "INSERT", "DELETE")
