@@ -30,13 +30,14 @@ func examineServer(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 		// The words are those of pg_settings.source (manual 54.24).
 		const setting = "default_transaction_read_only"
 		says := setting + " is on, set for this "
+		const remedy, first = "in one session, as a superuser or the owner of the database:", "SET " + setting + " = off;" // what sets it off is a write
 		switch source {
 		case "user":
-			x.find(Broken, says+"role", "", fmt.Sprintf("ALTER ROLE %s RESET %s;", e.role, setting))
+			x.find(Broken, says+"role", remedy, first, fmt.Sprintf("ALTER ROLE %s RESET %s;", e.role, setting))
 		case "database user":
-			x.find(Broken, says+"role in this database", "", fmt.Sprintf("ALTER ROLE %s IN DATABASE %s RESET %s;", e.role, e.database, setting))
+			x.find(Broken, says+"role in this database", remedy, first, fmt.Sprintf("ALTER ROLE %s IN DATABASE %s RESET %s;", e.role, e.database, setting))
 		case "database":
-			x.find(Broken, says+"database", "", fmt.Sprintf("ALTER DATABASE %s RESET %s;", e.database, setting))
+			x.find(Broken, says+"database", remedy, first, fmt.Sprintf("ALTER DATABASE %s RESET %s;", e.database, setting))
 		case "client":
 			x.find(Broken, says+"connection", "take "+setting+" out of DATABASE_URL, PGOPTIONS or the service file")
 		default:

@@ -95,11 +95,12 @@ func (s *site) leads() (stop func()) {
 func (s *site) follow(f store.Finding) {
 	s.t.Helper()
 	require.NotEmpty(s.t, f.Commands, "%+v", f)
+	psql := s.db.Conn(s.t)
 	for _, command := range f.Commands {
 		role, grants := strings.CutPrefix(command, "tokenalert migrate grant ")
 		switch {
 		case strings.HasSuffix(command, ";"):
-			_, err := s.db.Conn(s.t).Exec(s.t.Context(), command, pgx.QueryExecModeSimpleProtocol)
+			_, err := psql.Exec(s.t.Context(), command, pgx.QueryExecModeSimpleProtocol)
 			require.NoError(s.t, err, command)
 		case grants:
 			require.NoError(s.t, s.migrator(pgtest.Owner, nil).Grant(s.t.Context(), strings.Trim(role, "'")))
