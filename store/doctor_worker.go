@@ -143,7 +143,7 @@ func examineBell(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 	silence := "SELECT setval('tokenalert.doorbell', 0);"
 	switch {
 	case lease > farLease:
-		x.find(Warning, fmt.Sprintf("the bell is armed for the next %s, longer than any worker arms it (restored, or set by hand?): while nobody leads, inserts notify for nobody", lease),
+		x.find(Warning, fmt.Sprintf("the bell is armed for the next %s, longer than any worker arms it (restored, or set by hand?): until a worker that uses the bell leads, inserts notify for nobody", lease),
 			"silence it, as the owner of ai_usage_logs or the worker's role; who leads arms it anew:", silence)
 	case !e.led && lease > e.q.BellLease:
 		x.find(Warning, fmt.Sprintf("the bell is armed for the next %s, longer than a lease (%s), though nobody leads: inserts notify for nobody", lease, e.q.BellLease),
