@@ -109,11 +109,18 @@ const indexIsValid = `
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 	WHERE i.indrelid = to_regclass('ai_usage_logs') AND c.relname = 'ai_usage_logs_xact_id_idx' AND i.indisvalid)`
 
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (s *Store) checkChain(ctx context.Context) error { return checkChain(ctx, s.pool) }
+
 // checkChain compares the chain and the usage rows with the cluster. A row that
 // we can see and whose id the server has not given out yet came from elsewhere.
-func (s *Store) checkChain(ctx context.Context) error {
+func checkChain(ctx context.Context, db querier) error {
 	var foreign bool
-	err := s.pool.QueryRow(ctx, `
+	err := db.QueryRow(ctx, `
 		SELECT coalesce((SELECT t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
 		                 FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1), false)
 		    OR coalesce((SELECT xact_id FROM ai_usage_logs WHERE xact_id IS NOT NULL ORDER BY xact_id DESC LIMIT 1)

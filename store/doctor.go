@@ -179,7 +179,7 @@ func (e *examination) couldNotLook(x *Examined, err error) {
 		x.find(Note, fmt.Sprintf("role %s may not look: %v", e.role, err),
 			"run the doctor as the owner of ai_usage_logs as well, or, where this role is to run the worker, as that owner:", grantCommand(e.roleName))
 	case code == codeCanceled || errors.Is(err, context.DeadlineExceeded):
-		x.find(Warning, fmt.Sprintf("could not look within %s: %v", statementWithin, err),
+		x.find(Warning, fmt.Sprintf("could not look in time: %v", err),
 			"run the doctor again when the server is less busy; until then this is not known")
 	default:
 		x.find(Warning, fmt.Sprintf("could not look: %v", err), "this is not known until the doctor is run again without the error")

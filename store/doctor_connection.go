@@ -106,10 +106,7 @@ type place struct {
 	database string
 }
 
-func whereIs(ctx context.Context, db interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
-) (place, error) {
+func whereIs(ctx context.Context, db querier) (place, error) {
 	var p place
 	err := db.QueryRow(ctx, "SELECT system_identifier, pg_postmaster_start_time(), current_database()::text FROM pg_control_system()").
 		Scan(&p.system, &p.started, &p.database)
@@ -118,6 +115,13 @@ func whereIs(ctx context.Context, db interface {
 
 // examinePooler looks at both ways to the server.
 func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) error {
+	here, err := whereIs(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if err := tx.Rollback(ctx); err != nil { // it may hold the only server connection of a pooler
+		return err
+	}
 	direct := func(ctx context.Context) (*pgx.Conn, error) { return e.store.connect(ctx, appDoctor) }
 	way, err := between(ctx, direct)
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
@@ -136,10 +140,6 @@ func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 		x.find(Note, "a pooler in session mode stands before the lead and the listener: well as long as it stays so, and each keeps one of its server connections", remedy)
 	case straight:
 		x.Well = "none: straight to the server"
-	}
-	here, err := whereIs(ctx, tx)
-	if err != nil {
-		return err
 	}
 	conn, err := direct(ctx)
 	if err != nil {

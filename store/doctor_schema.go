@@ -192,8 +192,8 @@ func examineTriggers(ctx context.Context, e *examination, tx pgx.Tx, x *Examined
 }
 
 // examineChain looks whether the chain of ticks was written in this cluster.
-func examineChain(ctx context.Context, e *examination, _ pgx.Tx, x *Examined) error {
-	err := e.store.checkChain(ctx)
+func examineChain(ctx context.Context, _ *examination, tx pgx.Tx, x *Examined) error {
+	err := checkChain(ctx, tx)
 	if errors.Is(err, ErrForeignChain) {
 		x.find(Broken, "the chain of ticks, or rows of ai_usage_logs, come from another PostgreSQL cluster (a restored dump?), where transaction ids mean something else: no worker counts",
 			"as the owner of ai_usage_logs; it starts the chain anew and keeps what was told:", migrateUp)

@@ -63,8 +63,8 @@ func clockReads(at time.Time, zone *time.Location) time.Time {
 }
 
 // examineSettings compares the settings in force with this environment's.
-func examineSettings(ctx context.Context, e *examination, _ pgx.Tx, x *Examined) error {
-	inForce, err := e.store.Settings(ctx)
+func examineSettings(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) error {
+	inForce, err := settingsInForce(ctx, tx)
 	if err != nil {
 		return err
 	}

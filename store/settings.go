@@ -18,9 +18,11 @@ type Settings struct {
 }
 
 // Settings returns the settings in force, nil where no worker has ever led.
-func (s *Store) Settings(ctx context.Context) (*Settings, error) {
+func (s *Store) Settings(ctx context.Context) (*Settings, error) { return settingsInForce(ctx, s.pool) }
+
+func settingsInForce(ctx context.Context, db querier) (*Settings, error) {
 	var f Settings
-	err := s.pool.QueryRow(ctx, `SELECT time_zone, thresholds, bell_forced, worker FROM tokenalert.settings`).
+	err := db.QueryRow(ctx, `SELECT time_zone, thresholds, bell_forced, worker FROM tokenalert.settings`).
 		Scan(&f.TimeZone, &f.Thresholds, &f.BellForced, &f.Worker)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
