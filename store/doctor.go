@@ -77,7 +77,7 @@ type DoctorRequest struct {
 // How long one statement and one check may take. What is asked is answered from
 // the catalogues or from an index, so the bound is for what should not be.
 const (
-	statementWithin = 5 * time.Second
+	statementWithin = 3 * time.Second
 	checkWithin     = 15 * time.Second
 )
 
@@ -155,20 +155,26 @@ func (s *Store) Doctor(ctx context.Context, q DoctorRequest) Diagnosis {
 func (e *examination) run(ctx context.Context, c check, x *Examined) {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
-	tx, err := e.store.pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
-	if err != nil {
-		x.find(Broken, fmt.Sprintf("could not look: %v", err), "run the doctor again; where that comes back, see the server's log")
-		return
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	_, err = tx.Exec(ctx, "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', '1s', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
-		fmt.Sprint(statementWithin.Milliseconds()))
-	if err == nil {
-		err = c.look(ctx, e, tx, x)
-	}
-	if err != nil {
+	if err := e.look(ctx, func(tx pgx.Tx) error { return c.look(ctx, e, tx, x) }); err != nil {
 		e.couldNotLook(x, err)
 	}
+}
+
+// look runs f in a transaction that reads only. It is to be short: while it has
+// looked at a table of the host, an ALTER TABLE waits for it, and whoever writes
+// for that.
+func (e *examination) look(ctx context.Context, f func(pgx.Tx) error) error {
+	tx, err := e.store.pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	_, err = tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', '1s', true),
+		set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`, fmt.Sprint(statementWithin.Milliseconds()))
+	if err != nil {
+		return fmt.Errorf("prepare to look: %w", err)
+	}
+	return f(tx)
 }
 
 // couldNotLook turns the error of a check into a finding. Where a privilege is

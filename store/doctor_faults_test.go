@@ -340,7 +340,7 @@ func TestTheDoctorFindsFaultsOfTheHost(t *testing.T) {
 		},
 		"no created_at": {
 			kind: host.LMS, check: "usage-rows", make: func(s *site) { s.useAt(nil) },
-			severity: store.Warning, says: []string{"1 row of public.ai_usage_logs belong to no period"},
+			severity: store.Warning, says: []string{"1 row of public.ai_usage_logs cannot be counted"},
 			commands: []string{"SELECT id, user_id, tokens_used, created_at FROM public.ai_usage_logs WHERE created_at IS NULL OR created_at < '2000-01-01 00:00+00' OR created_at >= '2100-01-01 00:00+00' LIMIT 1000;"},
 			cure:     doing("UPDATE ai_usage_logs SET created_at = now()"),
 		},
@@ -355,7 +355,7 @@ func TestTheDoctorFindsFaultsOfTheHost(t *testing.T) {
 					s.useAt(at)
 				}
 			},
-			severity: store.Warning, says: []string{"4 rows of public.ai_usage_logs belong to no period"},
+			severity: store.Warning, says: []string{"4 rows of public.ai_usage_logs cannot be counted"},
 			cure: doing("UPDATE ai_usage_logs SET created_at = now()"),
 		},
 		"very many without created_at": {

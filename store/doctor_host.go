@@ -79,7 +79,7 @@ func examineUsageRows(ctx context.Context, e *examination, tx pgx.Tx, x *Examine
 		if found >= unusableShown {
 			number = fmt.Sprintf("%d rows or more", unusableShown)
 		}
-		x.find(Warning, fmt.Sprintf("%s of %s belong to no period and are not counted: created_at is NULL, infinite or outside of the years 2000 to 2099", number, e.usage().name),
+		x.find(Warning, fmt.Sprintf("%s of %s cannot be counted: created_at is NULL, infinite or outside of the years 2000 to 2099, in no period", number, e.usage().name),
 			"give each its time, with which it is counted at once; which they are:",
 			"SELECT id, user_id, tokens_used, created_at FROM "+e.usage().name+" WHERE created_at IS NULL OR created_at < '2000-01-01 00:00+00' OR created_at >= '2100-01-01 00:00+00' LIMIT 1000;")
 	}

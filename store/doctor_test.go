@@ -141,3 +141,40 @@ func TestTheDoctorFindsNothingWrong(t *testing.T) {
 		})
 	}
 }
+
+// TestTheDoctorGoesOnWhereACheckFails, and says that it could not look.
+func TestTheDoctorGoesOnWhereACheckFails(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	s.work()
+	require.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "settings").Findings)
+	s.exec("BEGIN; LOCK TABLE tokenalert.settings IN ACCESS EXCLUSIVE MODE")
+	d := s.diagnose(pgtest.Runtime)
+	found := examined(t, d, "settings").Findings
+	require.Len(t, found, 1)
+	assert.Equal(t, store.Warning, found[0].Severity)
+	assert.Contains(t, found[0].Says, "could not look: read settings in force: ERROR: canceling statement due to lock timeout")
+	for _, x := range d.Checks {
+		if x.Check != "settings" {
+			for _, f := range x.Findings {
+				assert.NotContains(t, f.Says, "could not look", x.Check)
+			}
+		}
+	}
+	s.exec("ROLLBACK")
+	assert.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "settings").Findings)
+}
+
+// TestTheDoctorIsBriefWithLargeTables that have no index to look by, for which a
+// policy that takes its time stands here.
+func TestTheDoctorIsBriefWithLargeTables(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	s.useAt("infinity")
+	s.superNamed(`CREATE POLICY slow ON ai_usage_logs TO PUBLIC USING (pg_sleep(60) IS NOT NULL); ALTER TABLE ai_usage_logs ENABLE ROW LEVEL SECURITY`)
+	found := examined(t, s.diagnose(pgtest.Runtime), "usage-rows").Findings
+	require.Len(t, found, 1)
+	assert.Equal(t, store.Note, found[0].Severity)
+	assert.Contains(t, found[0].Says, "was not to be seen within 3s: has it no index on created_at?")
+	assert.Equal(t, []string{"CREATE INDEX CONCURRENTLY ON public.ai_usage_logs (created_at);"}, found[0].Commands)
+}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -22,7 +21,7 @@ func examineZone(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 	zone := e.q.Settings.TimeZone
 	rows, err := tx.Query(ctx, `
 		SELECT day, tokenalert.local_midnight(day, $1)
-		FROM generate_series(date_trunc('day', clock_timestamp() AT TIME ZONE $1), date_trunc('day', clock_timestamp() AT TIME ZONE $1) + $2 * interval '1 day', '1 day') AS day`,
+		FROM generate_series(1, $2) AS n, date_trunc('day', clock_timestamp() AT TIME ZONE $1 + n * interval '1 day') AS day`,
 		zone, coming)
 	if err != nil {
 		return err
@@ -158,84 +157,5 @@ func examineBell(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 	if left > 0 {
 		x.Well = fmt.Sprintf("armed for the next %s", lease)
 	}
-	return nil
-}
-
-// uncounted finds what has committed and waits to be counted: the oldest row of
-// the window, by its commit where that is known and else by created_at, and the
-// oldest correction that is due.
-const uncounted = `WITH ` + window + `,
-rows AS (
-	SELECT l.xact_id, l.created_at FROM ranges r, LATERAL (
-		SELECT xact_id, created_at FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id LIMIT 1) l
-	UNION ALL
-	SELECT ended.xid, l.created_at FROM ended, LATERAL (
-		SELECT created_at FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l
-)
-SELECT (SELECT clock_timestamp() - min(since) FROM (
-	       SELECT coalesce(CASE WHEN current_setting('track_commit_timestamp') = 'on' THEN pg_xact_commit_timestamp(xact_id::xid) END, created_at) AS since FROM rows
-       ) r WHERE isfinite(since)),
-       (SELECT clock_timestamp() - min(due_at) FROM tokenalert.recounts WHERE due_at <= clock_timestamp()),
-       EXISTS (SELECT FROM tokenalert.recounts WHERE due_at IS NULL),
-       (SELECT clock_timestamp() - max(started_at) FROM tokenalert.ticks), clock_timestamp()`
-
-// How long what is overdue is watched before it is found fault with: it may be
-// on the way, or a transaction that was open for long may just have committed.
-const (
-	watchFor   = 2 * time.Second
-	watchEvery = 100 * time.Millisecond
-)
-
-// examineLag looks for usage and corrections that a worker who leads does not
-// count, and for users whose data keeps them from being told.
-func examineLag(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) error {
-	x.Well = "everything that has committed is counted, or about to be"
-	const see = "see its log, where a tick that fails says why; and whether a tick hangs or waits:"
-	const ticks = "SELECT pid, state, wait_event_type, wait_event, xact_start FROM pg_stat_activity WHERE application_name = 'tokenalert tick';"
-	for began := time.Now(); ; {
-		var row, due, tick *time.Duration // how long ago
-		var waiting bool
-		var now time.Time
-		if err := tx.QueryRow(ctx, uncounted).Scan(&row, &due, &waiting, &tick, &now); err != nil {
-			return err
-		}
-		stuck := tick != nil && *tick > e.q.Overdue // then what bears no time waits for as long
-		lateRow := row != nil && *row > e.q.Overdue
-		lateCorrection := due != nil && *due > e.q.Overdue || waiting && stuck
-		never := tick == nil && !e.ledSince.IsZero() && now.Sub(e.ledSince) > e.q.Overdue
-		if !lateRow && !lateCorrection && !never {
-			break
-		}
-		if time.Since(began) < watchFor {
-			if err := sleep(ctx, watchEvery); err != nil {
-				return err
-			}
-			continue
-		}
-		switch {
-		case never:
-			x.find(Warning, "a worker leads since "+e.ledSince.Format(time.RFC3339)+" and has not counted once: the first count reads two months of usage, or it fails", see, ticks)
-		case lateRow:
-			x.find(Warning, fmt.Sprintf("usage of %s ago is not counted, though a worker leads", row.Round(time.Second)), see, ticks)
-		default:
-			x.find(Warning, "corrections are due for more than "+e.q.Overdue.String()+", though a worker leads", see, ticks)
-		}
-		break
-	}
-	rows, err := tx.Query(ctx, "SELECT DISTINCT user_id FROM tokenalert.recounts WHERE cause = 'set_aside' AND user_id IS NOT NULL ORDER BY 1 LIMIT 100")
-	if err != nil {
-		return err
-	}
-	aside, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil || len(aside) == 0 {
-		return err
-	}
-	var ids []string
-	for _, id := range aside {
-		ids = append(ids, id.String())
-	}
-	x.find(Warning, plural(len(aside), "user is", "users are")+" set aside and not told, because their data makes a statement fail: "+some(ids),
-		fmt.Sprintf("the worker's log (event user.set_aside) and the server's say which statement; mend the row, or the host's trigger that refuses it. Each is tried again every %s; at once, as the owner of ai_usage_logs:", SetAsideRetry),
-		"UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside';")
 	return nil
 }

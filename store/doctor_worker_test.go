@@ -152,7 +152,7 @@ func TestTheDoctorSeesLag(t *testing.T) {
 		require.Len(t, found, 1)
 		assert.Equal(t, store.Warning, found[0].Severity)
 		assert.Regexp(t, `^usage of \d+s ago is not counted, though a worker leads$`, found[0].Says)
-		assert.Contains(t, found[0].Remedy, "see its log")
+		assert.Contains(t, found[0].Remedy, "see the worker's log")
 		release()
 		counted(s)
 		assert.Empty(t, look(s, time.Millisecond))
