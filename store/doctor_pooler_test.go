@@ -145,12 +145,16 @@ func TestTheDoctorComparesBothConnections(t *testing.T) {
 	s, other := migratedSite(t, host.CMS), migratedSite(t, host.CMS)
 	elsewhere := siteOn(t, pgtest.StartServer(t, nil).New(t, pgtest.Migrated(host.CMS)))
 	here := s.db.URLAs(pgtest.Runtime)
+	// A copy of the data directory has the same identifier, and was started at another time.
+	s.superExec("CREATE SCHEMA copied; GRANT USAGE ON SCHEMA copied TO PUBLIC; " +
+		"CREATE FUNCTION copied.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql AS 'SELECT now()'")
 	for says, listen := range map[string]string{
 		"": here,
 		"TOKENALERT_LISTEN_URL leads to database " + other.db.Name + " and DATABASE_URL to " + s.db.Name: other.db.URLAs(pgtest.Runtime),
 		"TOKENALERT_LISTEN_URL leads to another server than DATABASE_URL":                                elsewhere.db.URLAs(pgtest.Runtime),
-		`database "no_such_one" does not exist`:                                                          pgtest.Server(t).URLAs(pgtest.Runtime, "no_such_one"),
-		"connection refused":                                                                             "postgres://tokenalert_runtime:secret-of-mine@127.0.0.1:1/x",
+		"leads to another server":               here + "&search_path=" + url.QueryEscape("copied,pg_catalog,public"),
+		`database "no_such_one" does not exist`: pgtest.Server(t).URLAs(pgtest.Runtime, "no_such_one"),
+		"connection refused":                    "postgres://tokenalert_runtime:secret-of-mine@127.0.0.1:1/x",
 	} {
 		x := examined(t, diagnose(t, here, listen, doctorRequest(t)), "pooler")
 		if says == "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,6 +34,39 @@ func examineSchema(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 		x.Well = fmt.Sprintf("version %d, one ahead of this binary's, which is all right", version)
 	default:
 		x.Well = fmt.Sprintf("version %d, this binary's own", version)
+		return findGone(ctx, tx, x)
+	}
+	return nil
+}
+
+// findGone looks for objects of ours that somebody has dropped. A migration that
+// is noted as applied does not make them again.
+func findGone(ctx context.Context, tx pgx.Tx, x *Examined) error {
+	wanted := append([]string{"tokenalert.takeover", "tokenalert.granted_roles", "tokenalert.current_usage"}, notForPublic...)
+	for _, need := range runNeeds(hostNames{}) {
+		if strings.HasPrefix(need.object, "tokenalert.") {
+			wanted = append(wanted, need.object)
+		}
+	}
+	slices.Sort(wanted)
+	rows, err := tx.Query(ctx, `
+		SELECT wanted FROM unnest($1::text[]) AS wanted
+		EXCEPT
+		SELECT format('tokenalert.%I', c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tokenalert'
+		EXCEPT
+		SELECT format('tokenalert.%I(%s)', p.proname, oidvectortypes(p.proargtypes)) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'tokenalert'
+		ORDER BY 1`, slices.Compact(wanted))
+	if err != nil {
+		return err
+	}
+	gone, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		x.find(Broken, plural(len(gone), "object of ours is", "objects of ours are")+" gone: "+some(gone),
+			"make it again from a backup, or from a database where this version was installed, in which this writes out all of the schema:",
+			"pg_dump --schema-only --schema=tokenalert")
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"net/url"
 	"testing"
 	"time"
 
@@ -197,6 +198,27 @@ func TestTheDoctorSeesLag(t *testing.T) {
 		release()
 		counted(s)
 		assert.Empty(t, look(s, time.Minute))
+	})
+	t.Run("counted while it is watched", func(t *testing.T) {
+		t.Parallel()
+		s := migratedSite(t, host.CMS)
+		release := hang(s)
+		// A lock says that the doctor has looked.
+		s.exec(`CREATE SCHEMA watched; GRANT USAGE ON SCHEMA watched TO PUBLIC;
+			CREATE FUNCTION watched.isfinite(at timestamptz) RETURNS boolean LANGUAGE plpgsql AS
+			$$ BEGIN PERFORM pg_advisory_lock_shared(7); RETURN pg_catalog.isfinite(at); END $$`)
+		q := doctorRequest(t)
+		q.Overdue = time.Millisecond
+		looked := make(chan store.Diagnosis, 1)
+		go func() {
+			looked <- diagnose(t, s.db.URLAs(pgtest.Runtime)+"&search_path="+url.QueryEscape("watched,pg_catalog,public"), "", q)
+		}()
+		s.eventually("the doctor does not look", func() bool {
+			return ask[bool](s, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7
+				AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
+		})
+		release()
+		assert.Empty(t, examined(t, <-looked, "lag").Findings)
 	})
 	t.Run("never counted", func(t *testing.T) {
 		t.Parallel()

@@ -138,7 +138,7 @@ func lacking(ctx context.Context, tx pgx.Tx, role uint32, needs []privilege) ([]
 			WHEN class = 'any column' THEN has_any_column_privilege($1::oid, oid, verb)
 			WHEN col = '' THEN has_table_privilege($1::oid, oid, verb)
 			ELSE has_column_privilege($1::oid, oid, (SELECT a.attnum FROM pg_attribute a
-				WHERE a.attrelid = n.oid AND a.attname = n.col AND NOT a.attisdropped), verb) END, false)
+				WHERE a.attrelid = n.oid AND a.attname = n.col AND NOT a.attisdropped), verb) END, true) -- what is not there is not lacked
 		ORDER BY place`, role, labels, verbs, columns, classes, objects)
 	if err != nil {
 		return nil, fmt.Errorf("look at privileges: %w", err)
