@@ -287,6 +287,12 @@ func TestTheDoctorFindsFaultsOfTheSchema(t *testing.T) {
 			check: "index", make: doing("DROP INDEX " + index),
 			severity: store.Broken, says: []string{"the index on public.ai_usage_logs (xact_id) is missing"}, commands: []string{"tokenalert migrate up"},
 		},
+		"an index of that name elsewhere": {
+			check: "index",
+			make: doing(`DROP INDEX ` + index + `; CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.ai_usage_logs (xact_id xid8);
+				CREATE INDEX ` + index + ` ON elsewhere.ai_usage_logs (xact_id)`),
+			severity: store.Broken, says: []string{"the index on public.ai_usage_logs (xact_id) is missing"}, commands: []string{"tokenalert migrate up"},
+		},
 		"an invalid index": {
 			check: "index", make: doing("UPDATE pg_index SET indisvalid = false WHERE indexrelid = '" + index + "'::regclass"),
 			severity: store.Broken, says: []string{"the index on public.ai_usage_logs (xact_id) is invalid"}, commands: []string{"tokenalert migrate up"},

@@ -45,7 +45,6 @@ func TestDoctorExitStatus(t *testing.T) {
 		}
 		assert.NotContains(t, stdout, "\n! ")
 		assert.NotContains(t, stdout, "\n✗ ")
-		t.Log(stdout)
 	}
 
 	w.terminate()
