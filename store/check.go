@@ -109,11 +109,18 @@ const indexIsValid = `
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 	WHERE i.indrelid = to_regclass('ai_usage_logs') AND c.relname = 'ai_usage_logs_xact_id_idx' AND i.indisvalid)`
 
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (s *Store) checkChain(ctx context.Context) error { return checkChain(ctx, s.pool) }
+
 // checkChain compares the chain and the usage rows with the cluster. A row that
 // we can see and whose id the server has not given out yet came from elsewhere.
-func (s *Store) checkChain(ctx context.Context) error {
+func checkChain(ctx context.Context, db querier) error {
 	var foreign bool
-	err := s.pool.QueryRow(ctx, chainIsForeign).Scan(&foreign)
+	err := db.QueryRow(ctx, chainIsForeign).Scan(&foreign)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows) || err == nil && !foreign:
 		return nil

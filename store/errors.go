@@ -10,13 +10,15 @@ import (
 
 // SQLSTATE codes that mean something to us (PostgreSQL manual, appendix A).
 const (
-	codeSerialization   = "40001"
-	codeDeadlock        = "40P01"
-	codeLockNotObtained = "55P03"
-	codeReadOnly        = "25006"
-	codeUnique          = "23505"
-	codeInvalidText     = "22P02"
-	codePrivilege       = "42501"
+	codeSerialization    = "40001"
+	codeDeadlock         = "40P01"
+	codeLockNotObtained  = "55P03"
+	codeReadOnly         = "25006"
+	codeUnique           = "23505"
+	codeInvalidText      = "22P02"
+	codePrivilege        = "42501"
+	codeCanceled         = "57014"
+	codeInvalidParameter = "22023"
 
 	codeDuplicatePrepared = "42P05"
 	codeUnknownPrepared   = "26000"

@@ -8,9 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Grant gives role exactly what `run` needs and notes it, so that Up restores
-// it after a restore without privileges. prompt and response of ai_usage_logs
-// are not among the columns that it may read.
+// Grant gives role exactly what `run` needs (see runNeeds) and notes it, so
+// that Up restores it after a restore without privileges.
 func (m *Migrator) Grant(ctx context.Context, role string) error {
 	return m.locked(ctx, func(conn *pgx.Conn) error {
 		installed, err := schemaVersion(ctx, conn)
@@ -39,16 +38,13 @@ func (m *Migrator) Grant(ctx context.Context, role string) error {
 // restoreGrants gives again what was given before, where something is missing.
 func (m *Migrator) restoreGrants(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		// Without it an insert by an ordinary role fails up to PostgreSQL 17,
-		// and from 18 on the bell stays mute.
-		if _, err := tx.Exec(ctx, "GRANT SELECT ON SEQUENCE tokenalert.doorbell TO PUBLIC"); err != nil {
-			return fmt.Errorf("restore privileges: %w", err)
-		}
-		// A function that is restored without its privileges has the default
-		// ones, with which everybody may call it.
-		if _, err := tx.Exec(ctx, `REVOKE ALL ON FUNCTION tokenalert.accounts(), tokenalert.host_privileges(name), tokenalert.lock_users(uuid[]),
-			tokenalert.ring(), tokenalert.record_correction() FROM PUBLIC`); err != nil {
-			return fmt.Errorf("restore privileges: %w", err)
+		for _, sql := range []string{
+			"GRANT " + forPublic.String() + " TO PUBLIC",
+			"REVOKE ALL ON FUNCTION " + strings.Join(notForPublic, ", ") + " FROM PUBLIC",
+		} {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("restore privileges: %w", err)
+			}
 		}
 		rows, err := tx.Query(ctx, "SELECT g.role::text FROM tokenalert.granted_roles g JOIN pg_roles r ON r.rolname = g.role ORDER BY 1")
 		if err != nil {
@@ -70,40 +66,30 @@ func (m *Migrator) restoreGrants(ctx context.Context, conn *pgx.Conn) error {
 // grant gives role its privileges, and notes those on the host's tables that it
 // did not have, for `down` to take back.
 func grant(ctx context.Context, tx pgx.Tx, role string) error {
-	var schemas, userColumns, held []string
+	var host hostNames
+	var users uint32
+	var held []string
 	err := tx.QueryRow(ctx, `
-		SELECT ARRAY(SELECT DISTINCT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		             WHERE c.oid IN (to_regclass('ai_usage_logs'), to_regclass('users'), to_regclass('token_limit_alerts'), to_regclass('notifications'))),
-		       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass('users') AND NOT attisdropped
-		             AND attname IN ('id', 'organization_id', 'full_name', 'language', 'monthly_token_limit', 'token_limit_reset_day')
-		             ORDER BY attnum),
-		       ARRAY(SELECT tokenalert.host_privileges($1))`, role).Scan(&schemas, &userColumns, &held)
+		WITH found AS (
+			SELECT name, coalesce(format('%I.%I', n.nspname, c.relname), name) AS spelled, format('%I', n.nspname) AS schema
+			FROM unnest('{ai_usage_logs,users,token_limit_alerts,notifications}'::text[]) AS name
+			LEFT JOIN pg_class c ON c.oid = to_regclass(name) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+		)
+		SELECT ARRAY(SELECT DISTINCT schema FROM found WHERE schema IS NOT NULL),
+		       (SELECT spelled FROM found WHERE name = 'ai_usage_logs'), (SELECT spelled FROM found WHERE name = 'users'),
+		       (SELECT spelled FROM found WHERE name = 'token_limit_alerts'), (SELECT spelled FROM found WHERE name = 'notifications'),
+		       coalesce(to_regclass('users'), 0)::oid, ARRAY(SELECT tokenalert.host_privileges($1))`, role).
+		Scan(&host.schemas, &host.usage, &host.users, &host.alerts, &host.notifications, &users, &held)
+	if err == nil {
+		host.userColumns, err = readUserColumns(ctx, tx, users)
+	}
 	if err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}
 	to := " TO " + pgx.Identifier{role}.Sanitize()
-	var grants []string
-	for _, s := range append(schemas, "tokenalert") {
-		grants = append(grants, "USAGE ON SCHEMA "+pgx.Identifier{s}.Sanitize())
-	}
-	grants = append(grants,
-		"SELECT, INSERT, DELETE ON tokenalert.ticks",
-		"SELECT, INSERT, UPDATE, DELETE ON tokenalert.usage_periods",
-		"SELECT, INSERT, DELETE ON tokenalert.recounts",
-		"SELECT, INSERT, UPDATE ON tokenalert.settings",
-		"SELECT ON tokenalert.user_limits, tokenalert.goose_db_version",
-		"SELECT, UPDATE ON SEQUENCE tokenalert.doorbell",
-		"EXECUTE ON FUNCTION tokenalert.accounts(), tokenalert.lock_users(uuid[]), tokenalert.now(), "+
-			"tokenalert.period_start(integer, text, timestamptz), tokenalert.period_end(integer, text, timestamptz), "+
-			"tokenalert.reset_date(integer, timestamp), tokenalert.local_midnight(timestamp, text)",
-		"SELECT (user_id, tokens_used, created_at, xact_id) ON ai_usage_logs",
-		"SELECT ("+strings.Join(userColumns, ", ")+") ON users",
-		"SELECT, INSERT ON token_limit_alerts",
-		"INSERT (id, organization_id, user_id, title, message, notification_type, link_url) ON notifications",
-	)
-	for _, g := range grants {
-		if _, err := tx.Exec(ctx, "GRANT "+g+to); err != nil {
-			return fmt.Errorf("grant %s: %w", g, err)
+	for _, need := range runNeeds(host) {
+		if _, err := tx.Exec(ctx, "GRANT "+need.String()+to); err != nil {
+			return fmt.Errorf("grant %s: %w", need, err)
 		}
 	}
 	_, err = tx.Exec(ctx, `

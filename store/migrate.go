@@ -188,10 +188,7 @@ func (m *Migrator) unlock(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // schemaVersion returns the installed version, 0 where there is none.
-func schemaVersion(ctx context.Context, db interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
-) (int64, error) {
+func schemaVersion(ctx context.Context, db querier) (int64, error) {
 	var version *int64
 	err := db.QueryRow(ctx, "SELECT max(version_id) FROM "+versionTable+" WHERE is_applied").Scan(&version)
 	switch code := SQLState(err); {

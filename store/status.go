@@ -31,9 +31,10 @@ type Status struct {
 
 // A Leader is the session that holds the lead.
 type Leader struct {
-	PID    int        `json:"pid"`
-	Worker string     `json:"worker"` // the end of its name, as much as application_name holds
-	Since  *time.Time `json:"since"`  // to the second; nil where a pooler hides it
+	PID     int        `json:"pid"`
+	Session string     `json:"session"` // its application_name
+	Worker  string     `json:"worker"`  // the end of its name, as much as that holds
+	Since   *time.Time `json:"since"`   // to the second; nil where a pooler hides it
 }
 
 // A TickRow is one row of the chain.
@@ -169,7 +170,7 @@ func collectLead(rows pgx.Rows) (leader *Leader, waiting int, err error) {
 
 // newLeader reads what TryAcquire wrote.
 func newLeader(pid int, name string) *Leader {
-	leader := &Leader{PID: pid}
+	leader := &Leader{PID: pid, Session: name}
 	said := strings.TrimPrefix(name, appLead+" ")
 	since, worker, _ := strings.Cut(said, " ")
 	if at, err := time.Parse(leadSince, since); err == nil {

@@ -43,11 +43,16 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
 	metrics.SetThresholds(config.Thresholds...)
-	mine := &store.Settings{TimeZone: config.TimeZone, BellForced: config.Bell == "on", Worker: config.WorkerName}
-	for _, t := range config.Thresholds {
-		mine.Thresholds = append(mine.Thresholds, int32(t))
+	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: config.inForce()}, nil
+}
+
+// inForce are the settings that a worker of this configuration puts in force.
+func (c Config) inForce() *store.Settings {
+	s := &store.Settings{TimeZone: c.TimeZone, BellForced: c.Bell == "on", Worker: c.WorkerName}
+	for _, t := range c.Thresholds {
+		s.Thresholds = append(s.Thresholds, int32(t))
 	}
-	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: mine}, nil
+	return s
 }
 
 // Run follows and leads until ctx ends, which is a graceful stop and returns

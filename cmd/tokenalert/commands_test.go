@@ -29,6 +29,8 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"explain ana@example.org bob@example.org", "tokenalert explain --help"},
 		{"explain ana@example.org --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
+		{"doctor now", "tokenalert doctor --help"},
+		{"doctor --output yaml", "must be one of text, json"},
 		{"demo --for 3s --rate 0 --users 0", "--users"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -49,7 +51,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"doctor", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")

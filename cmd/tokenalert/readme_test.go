@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -129,14 +130,16 @@ func TestQuickstart(t *testing.T) {
 		page = strings.ReplaceAll(page, shown, here)
 	}
 	bin := t.TempDir()
-	played, err := transcript.Play(t.Context(), page, filepath.Dir(readme),
+	typing, stop := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer stop()
+	played, err := transcript.Play(typing, page, filepath.Dir(readme),
 		append(os.Environ(), "GOBIN="+bin, "PATH="+bin+":"+os.Getenv("PATH"), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0"))
 	require.NoError(t, err)
 	var answers strings.Builder
 	for _, b := range played {
 		answers.WriteString(b.Answer)
 	}
-	for _, says := range []string{"You have used 85.0%", "alert.sent", "worker.stopped"} {
+	for _, says := range []string{"85.0% of your limit of 100,000", "alert.sent", "worker.stopped"} {
 		assert.Contains(t, answers.String(), says)
 	}
 }

@@ -27,9 +27,9 @@ type Block struct {
 var block = regexp.MustCompile("(?ms)^```sh\n(.*?)^```\n(?:\n```text\n.*?^```\n)?")
 
 // Play types every block of the page into one shell, in the folder, and stops
-// at the first that fails. What the page starts in the background ends with it.
+// at the first command that fails. What the page starts in the background ends with it.
 func Play(ctx context.Context, page, folder string, environment []string) ([]Block, error) {
-	shell := exec.CommandContext(ctx, "sh")
+	shell := exec.CommandContext(ctx, "sh", "-e")
 	shell.Dir, shell.Env = folder, environment
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := shell.StdinPipe()
@@ -58,34 +58,34 @@ func Play(ctx context.Context, page, folder string, environment []string) ([]Blo
 	for _, match := range block.FindAllStringSubmatch(page, -1) {
 		b := Block{Commands: match[1]}
 		began := time.Now()
-		if _, err := io.WriteString(in, b.Commands+"status=$?; echo; echo transcript-status $status\n"); err != nil {
+		if _, err := io.WriteString(in, b.Commands+"echo; echo "+endOfBlock+"\n"); err != nil {
 			return played, fmt.Errorf("type %q: %w", b.Commands, err)
 		}
-		status, err := b.read(answers)
+		err := b.read(answers)
 		b.Took = time.Since(began)
 		played = append(played, b)
 		if err != nil {
-			return played, fmt.Errorf("after %q: %w", b.Commands, err)
-		}
-		if status != "0" {
-			return played, fmt.Errorf("status %s of %q:\n%s", status, b.Commands, b.Answer)
+			return played, fmt.Errorf("a command of these failed, or took too long:\n%s\nThey answered:\n%s", b.Commands, b.Answer)
 		}
 	}
 	return played, nil
 }
 
-// read reads up to the status.
-func (b *Block) read(answers *bufio.Reader) (status string, err error) {
+// endOfBlock is what the shell says when all of a block has succeeded.
+const endOfBlock = "end-of-the-block"
+
+// read reads the answer. It fails where a command has, as the shell then ends.
+func (b *Block) read(answers *bufio.Reader) error {
 	for {
 		line, err := answers.ReadString('\n')
-		if err != nil {
-			return "", err
-		}
-		if s, found := strings.CutPrefix(line, "transcript-status "); found {
+		if strings.TrimSpace(line) == endOfBlock {
 			b.Answer = strings.TrimRight(b.Answer, "\n")
-			return strings.TrimSpace(s), nil
+			return nil
 		}
 		b.Answer += line
+		if err != nil {
+			return err
+		}
 	}
 }
 
