@@ -37,14 +37,17 @@ func (e *examination) workers(ctx context.Context, tx pgx.Tx) ([]role, error) {
 	return roles, nil
 }
 
-// seesGranted reports whether the role may read the list of roles that were
-// given what `run` needs. The runtime role may not.
+// seesGranted reports whether the list of roles that were given what `run` needs
+// is there and the role may read it. The runtime role may not.
 func (e *examination) seesGranted(ctx context.Context, tx pgx.Tx) (bool, error) {
-	lacks, err := lacking(ctx, tx, e.roleOID, []privilege{
-		{verbs: []string{"USAGE"}, class: "schema", object: "tokenalert"},
-		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.granted_roles"},
-	})
-	return len(lacks) == 0, err
+	var sees bool
+	err := tx.QueryRow(ctx, `
+		SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), false)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tokenalert' AND c.relname = 'granted_roles'`).Scan(&sees)
+	if err != nil {
+		return false, fmt.Errorf("look for the granted roles: %w", err)
+	}
+	return sees, nil
 }
 
 // workersAndMe are the roles that a worker runs as, and the one that asks.

@@ -209,10 +209,11 @@ func TestTheDoctorSeesLag(t *testing.T) {
 			$$ BEGIN PERFORM pg_advisory_lock_shared(7); RETURN pg_catalog.isfinite(at); END $$`)
 		q := doctorRequest(t)
 		q.Overdue = time.Millisecond
+		st, err := store.OpenFor("doctor", s.db.URLAs(pgtest.Runtime)+"&search_path="+url.QueryEscape("watched,pg_catalog,public"), "")
+		require.NoError(t, err)
+		defer st.Close()
 		looked := make(chan store.Diagnosis, 1)
-		go func() {
-			looked <- diagnose(t, s.db.URLAs(pgtest.Runtime)+"&search_path="+url.QueryEscape("watched,pg_catalog,public"), "", q)
-		}()
+		go func() { looked <- st.Doctor(t.Context(), q) }()
 		s.eventually("the doctor does not look", func() bool {
 			return ask[bool](s, `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7
 				AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
