@@ -99,7 +99,9 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		typed++
 		if strings.HasSuffix(line, "tokenalert run") {
-			runUntilItLeads(t, line, environment)
+			startUntilItLeads(t, line, environment)
+			p := platformOn(t, db)
+			p.exec("UPDATE users SET email = 'ana@example.com' WHERE id = $1", p.user(1000))
 			continue
 		}
 		shell := exec.CommandContext(t.Context(), "sh", "-euc", line)
@@ -107,7 +109,7 @@ func TestReadmeCommands(t *testing.T) {
 		out, err := shell.CombinedOutput()
 		require.NoError(t, err, "%s\n%s", line, out)
 	}
-	assert.Greater(t, typed, 5)
+	assert.Greater(t, typed, 9)
 }
 
 // TestQuickstart types docs/quickstart.md, on a server of its own.
@@ -157,17 +159,20 @@ func commands(t *testing.T) []string {
 	return lines
 }
 
-// runUntilItLeads runs a worker in the foreground and stops it as Ctrl-C does.
-func runUntilItLeads(t *testing.T, line string, environment []string) {
+// startUntilItLeads runs a worker beside what is typed next, and stops it as
+// Ctrl-C does when the test ends.
+func startUntilItLeads(t *testing.T, line string, environment []string) {
 	t.Helper()
 	var out output
-	shell := exec.CommandContext(t.Context(), "sh", "-euc", "trap : INT; "+line) // the shell stays to tell the status
+	shell := exec.Command("sh", "-euc", "trap : INT; "+line) // the shell stays to tell the status
 	shell.Dir, shell.Env, shell.Stdout, shell.Stderr = filepath.Dir(readme), environment, &out, &out
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(t, shell.Start())
-	assert.Eventually(t, func() bool { return strings.Contains(out.String(), `"leader.acquired"`) }, 20*time.Second, 10*time.Millisecond)
-	require.NoError(t, syscall.Kill(-shell.Process.Pid, syscall.SIGINT))
-	require.NoError(t, shell.Wait(), "%s", &out)
+	t.Cleanup(func() {
+		assert.NoError(t, syscall.Kill(-shell.Process.Pid, syscall.SIGINT))
+		assert.NoError(t, shell.Wait(), "%s", &out)
+	})
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), `"leader.acquired"`) }, 20*time.Second, 10*time.Millisecond, "%s", &out)
 }
 
 // output may be written to and read at once.
