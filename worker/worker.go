@@ -42,6 +42,7 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 	if err != nil {
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
+	config.Thresholds = slices.Sorted(slices.Values(config.Thresholds))
 	metrics.SetThresholds(config.Thresholds...)
 	mine := &store.Settings{TimeZone: config.TimeZone, BellForced: config.Bell == "on", Worker: config.WorkerName}
 	for _, t := range config.Thresholds {
