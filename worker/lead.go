@@ -173,7 +173,9 @@ func (w *Worker) reconcile(ctx context.Context, b *bell) {
 	var users int64
 	var differences []store.Difference
 	if err == nil {
-		users, differences, err = w.store.Reconcile(ctx, periods)
+		var r store.Reconciled
+		r, err = w.store.Reconcile(ctx, periods, nil)
+		users, differences = r.Users, r.Differences
 	}
 	ids := make([]uuid.UUID, 0, len(differences))
 	for _, d := range differences {
