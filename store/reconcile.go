@@ -24,6 +24,11 @@ type Difference struct {
 	Actual      int64 // what the rows say
 }
 
+// Missing is what the total lacks, in tokens; negative where it has too many.
+func (d Difference) Missing() int64 {
+	return clamped(new(big.Int).Sub(big.NewInt(d.Actual), big.NewInt(d.Counted)))
+}
+
 // Reconciled is what a reconciliation has seen.
 type Reconciled struct {
 	Users int64 // compared

@@ -70,7 +70,7 @@ Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.`
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newRun(), newMigrate(), newDemo(), newVersion())
+	root.AddCommand(newRun(), newMigrate(), newReconcile(), newDemo(), newVersion())
 	return root
 }
 
