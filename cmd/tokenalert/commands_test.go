@@ -24,6 +24,8 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"migrate grant", "tokenalert migrate grant --help"},
 		{"migrate grant one two", "tokenalert migrate grant --help"},
 		{"migrate up --lock-patience=soon", "--lock-patience"},
+		{"reconcile now", "tokenalert reconcile --help"},
+		{"reconcile --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
 		{"demo --for 3s --rate 0 --users 0", "--users"},
 	} {
@@ -45,7 +47,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"demo", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"reconcile", "--help"}, {"demo", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")
