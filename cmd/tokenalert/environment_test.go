@@ -68,13 +68,24 @@ func TestLoadSettingsUnknownName(t *testing.T) {
 		{"TOKENALERT_LISTENURL", "TOKENALERT_LISTEN_URL"},
 		{"tokenalert_log_level", "TOKENALERT_LOG_LEVEL"},
 		{"Tokenalert_Log_Level", "TOKENALERT_LOG_LEVEL"},
-		{"TOKENALERT_", "TOKENALERT_BELL"},
+		{"TOKENALERT_WORKERNAMES", "TOKENALERT_WORKER_NAME"},
+		{"TOKENALERT_LOG_LVL", "TOKENALERT_LOG_LEVEL"},
+		{"TOKENALERT_", ""},
+		{"TOKENALERT_X", ""},
+		{"TOKENALERT_EMAIL", ""},
+		{"TOKENALERT_REDIS_HOST", ""},
+		{"TOKENALERT_SLACK_WEBHOOK_URL", ""},
+		{"TOKENALERT_A_NAME_THAT_IS_LONGER_THAN_ANY_OF_OURS", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.given, func(t *testing.T) {
 			t.Parallel()
 			_, err := loadSettings([]string{tt.given + "=hunter2"})
-			require.EqualError(t, err, tt.given+" is not a setting; the nearest is "+tt.nearest)
+			advice := "see `tokenalert run --help` for those that are"
+			if tt.nearest != "" {
+				advice = "the nearest is " + tt.nearest
+			}
+			require.EqualError(t, err, tt.given+" is not a setting; "+advice)
 		})
 	}
 }
