@@ -51,7 +51,7 @@ func TestLoadSettingsBrokenPGVariable(t *testing.T) {
 	t.Setenv("PGPASSWORD", "hunter2")
 	t.Setenv("PGPORT", "hunter2")
 	_, err := loadSettings(os.Environ())
-	require.ErrorContains(t, err, "the set of PG* variables has a port that is not a number")
+	require.EqualError(t, err, "the set of PG* variables has a port that is not a number from 1 to 65535")
 	assert.NotContains(t, err.Error(), "hunter2")
 }
 
@@ -179,6 +179,37 @@ func TestConnectionFault(t *testing.T) {
 			require.NotErrorAs(t, err, &unredacted)
 			assert.NotContains(t, printed(t, s), "hunter2")
 			assert.Equal(t, "xxxxx", maskConnection(tt.given))
+		})
+	}
+}
+
+// What to do about it depends on the form: percent-encoding is nothing but
+// letters to keyword=value, and quotes are to a URL.
+func TestConnectionFaultAdvisesByForm(t *testing.T) {
+	t.Parallel()
+	const encode, quote, begin = "percent-encoded", `password='two words', and in it write \' for ' and \\ for \`, "a URL begins with postgres://"
+	tests := []struct{ given, advice string }{
+		{"postgres://ann:a b@h/db", encode},
+		{"postgresql://ann:1%2@h/db", encode},
+		{"postgres://ann:a/b@h/db", encode},
+		{"postgres://ann:a@h/db?password=a&b-c=d", encode},
+		{"host=h password=a b user=ann", quote},
+		{"host=h password='it''s'", quote},
+		{"host=h password=a port=x", quote},
+		{"host=h pass-word=a", quote},
+		{"POSTGRES://ann:a@h/db?sslmode=disable", begin},
+		{"postgresql+asyncpg://ann:a@h/db?ssl=1", begin},
+		{"host=h sslmode=maybe", ""},
+		{"postgres://h/db?connect_timeout=x", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.given, func(t *testing.T) {
+			t.Parallel()
+			fault := connectionFault(tt.given)
+			require.NotEmpty(t, fault)
+			for _, advice := range []string{encode, quote, begin} {
+				assert.Equal(t, advice == tt.advice, strings.Contains(fault, advice), fault)
+			}
 		})
 	}
 }
