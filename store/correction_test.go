@@ -290,8 +290,7 @@ func TestAChangedResetDayMovesUsageToItsPeriod(t *testing.T) {
 	c.useAt(user, 1000, month.AddDate(0, 0, 7))
 	c.settle()
 	assert.Equal(t, 1001, ask[int](c.site, "SELECT tokens_used::integer FROM tokenalert.usage_periods WHERE period_end = $1", start))
-	_, differences, err := c.store.Reconcile(t.Context(), c.periods)
-	require.NoError(t, err)
+	_, differences := c.reconcile()
 	assert.Empty(t, differences)
 }
 

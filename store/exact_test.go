@@ -117,12 +117,12 @@ func (s storm) run(t *testing.T) {
 				return
 			default:
 			}
-			_, differences, err := c.store.Reconcile(t.Context(), c.periods)
+			opinion, err := c.store.Reconcile(t.Context(), c.periods, nil)
 			if err != nil {
 				t.Error("reconcile:", err)
 				return
 			}
-			assert.Empty(t, differences, "totals that differ from the rows between ticks")
+			assert.Empty(t, opinion.Differences, "totals that differ from the rows between ticks")
 		}
 	})
 	writers.Wait()

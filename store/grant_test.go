@@ -141,7 +141,7 @@ func (s *site) duties(ctx context.Context, role string) error {
 	if err = st.Recount(ctx, []uuid.UUID{user}, "test"); err != nil {
 		return err
 	}
-	if _, _, err = st.Reconcile(ctx, periods); err != nil {
+	if _, err = st.Reconcile(ctx, periods, nil); err != nil {
 		return err
 	}
 	if _, err = st.TransactionID(ctx); err != nil {

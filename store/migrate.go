@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,8 +29,11 @@ type Migrator struct {
 	// subscribers need the column xact_id.
 	AllowPublication bool
 	// LockPatience bounds how long a step is tried again that did not get its
-	// lock. Each attempt makes the host's writers queue for 200 ms at most.
+	// lock, and how long another migration is waited for. Each attempt makes the
+	// host's writers queue for 200 ms at most.
 	LockPatience time.Duration
+	// ReportEvery is how often a long step says how far it is.
+	ReportEvery time.Duration
 	// Progress hears of each step in a sentence, one at a time.
 	Progress func(string)
 	saying   sync.Mutex
@@ -41,7 +45,7 @@ func NewMigrator(url string) (*Migrator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Migrator{store: s, LockPatience: 10 * time.Minute, Progress: func(string) {}}, nil
+	return &Migrator{store: s, LockPatience: 10 * time.Minute, ReportEvery: 5 * time.Second, Progress: func(string) {}}, nil
 }
 
 func (m *Migrator) say(sentence string) {
@@ -158,6 +162,7 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	deadline := time.Now().Add(m.LockPatience)
 	for said := false; ; {
 		var acquired bool
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrateKey)).Scan(&acquired); err != nil {
@@ -168,6 +173,9 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 			// only after the next command has begun.
 			return errors.Join(f(conn), m.unlock(ctx, conn))
 		}
+		if time.Now().After(deadline) {
+			return m.neverUnlocked(ctx, conn)
+		}
 		if !said {
 			m.say("another migration is running; waiting for it")
 			said = true
@@ -176,6 +184,21 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 			return err
 		}
 	}
+}
+
+// neverUnlocked says whose migration it was that did not end in time.
+func (m *Migrator) neverUnlocked(ctx context.Context, conn *pgx.Conn) error {
+	var holder otherSession
+	err := conn.QueryRow(ctx, `SELECT `+otherSessionColumns+`
+		FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE `+holdsAdvisoryLock, int64(migrateKey)).Scan(holder.destinations()...)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("another migration ran for %s and has ended just now; run the same command again", m.LockPatience)
+	case err != nil:
+		return fmt.Errorf("look who holds the migration lock: %w", err)
+	}
+	return fmt.Errorf("another migration has not ended in %s; %s runs it: wait for it with a longer --lock-patience, or end it with SELECT pg_terminate_backend(%d)",
+		m.LockPatience, &holder, holder.pid)
 }
 
 func (m *Migrator) unlock(ctx context.Context, conn *pgx.Conn) error {
@@ -241,27 +264,44 @@ func (m *Migrator) steps(ctx context.Context, conn *pgx.Conn, next func(*goose.P
 	}
 }
 
-// reportEvery is how often a long step says how far it is.
-const reportEvery = 5 * time.Second
-
 // reportIndex tells Progress how far the building of an index on ai_usage_logs
-// is (manual 28.4.2), until the returned function is called.
+// is, or whom it waits for, until the returned function is called.
 func (m *Migrator) reportIndex(ctx context.Context, conn *pgx.Conn) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for sleep(ctx, reportEvery) == nil {
-			var phase string
-			var blocks, total int64
-			err := conn.QueryRow(context.WithoutCancel(ctx), `SELECT phase, blocks_done, blocks_total
-				FROM pg_stat_progress_create_index WHERE relid = to_regclass('ai_usage_logs')`).Scan(&phase, &blocks, &total)
-			if err == nil {
-				m.say(fmt.Sprintf("building the index on ai_usage_logs: %s, %d of %d blocks", phase, blocks, total))
+		for sleep(ctx, m.ReportEvery) == nil {
+			if doing, err := indexProgress(context.WithoutCancel(ctx), conn); err == nil {
+				m.say("building the index on ai_usage_logs: " + doing)
 			}
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// indexProgress says what the building of the index does (manual 28.4.2): how
+// many blocks it has read, or in its waiting phases which session it waits for.
+func indexProgress(ctx context.Context, conn *pgx.Conn) (string, error) {
+	var (
+		phase                               string
+		blocks, blocksTotal, gone, sessions int64
+		locker                              otherSession
+	)
+	err := conn.QueryRow(ctx, `
+		SELECT p.phase, p.blocks_done, p.blocks_total, p.lockers_done, p.lockers_total, `+otherSessionColumns+`
+		FROM pg_stat_progress_create_index p LEFT JOIN pg_stat_activity a ON a.pid = p.current_locker_pid
+		WHERE p.relid = to_regclass('ai_usage_logs') AND p.datname = current_database()`).
+		Scan(append([]any{&phase, &blocks, &blocksTotal, &gone, &sessions}, locker.destinations()...)...)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look how far the index is: %w", err)
+	case !strings.HasPrefix(phase, "waiting"):
+		return fmt.Sprintf("%s, %d of %d blocks", phase, blocks, blocksTotal), nil
+	case locker.pid == 0: // it has gone, or is a prepared transaction, which has no session
+		return fmt.Sprintf("%s, %d of %d ended", phase, gone, sessions), nil
+	}
+	return fmt.Sprintf("%s, %d of %d ended; now for %s", phase, gone, sessions, &locker), nil
 }
 
 // patiently tries f again while a lock is not to be had, with pauses that let

@@ -1,12 +1,19 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math/big"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // A Difference is a user whose total is not what the rows add up to.
@@ -17,94 +24,281 @@ type Difference struct {
 	Actual      int64 // what the rows say
 }
 
+// Missing is what the total lacks, in tokens; negative where it has too many.
+func (d Difference) Missing() int64 {
+	return clamped(new(big.Int).Sub(big.NewInt(d.Actual), big.NewInt(d.Counted)))
+}
+
+// Reconciled is what a reconciliation has seen.
+type Reconciled struct {
+	Users int64 // compared
+	// LeftOut are users with a count pending: their total is known to be stale.
+	LeftOut int64
+	// FullCount says that everybody's is: a full count is due, and nobody was
+	// compared.
+	FullCount   bool
+	Rows        int64        // of usage, read
+	Differences []Difference // by user
+}
+
+// Progress says how far a reconciliation is. It never falls, and is 100 only at
+// the end. In between it relies on the planner's estimate of the rows.
+type Progress struct {
+	Percent float64
+	Rows    int64 // read so far
+}
+
+var (
+	// ErrNothingCounted means that there are no totals to compare with.
+	ErrNothingCounted = errors.New("no worker has counted yet, so there is nothing to compare with; start `tokenalert run`, and try again after its first tick")
+	// ErrOtherZone is returned by a reconciliation that was asked for periods of
+	// another zone than the one in force: whoever leads has changed it meanwhile.
+	ErrOtherZone = errors.New("the time zone in force has changed meanwhile")
+)
+
 // Reconcile is a second opinion. In one read-only REPEATABLE READ transaction
 // it takes the last tick N and sums, per user and current period, the rows that
 // are visible in the snapshot of N; that must equal the totals. Users with a
-// count pending are left out: their total is known to be stale. It holds
-// up no tick. It returns how many users it looked at.
-func (s *Store) Reconcile(ctx context.Context, p *Periods) (int64, []Difference, error) {
-	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return 0, nil, fmt.Errorf("reconcile: %w", err)
+// count pending are left out. It holds up no tick. heard, unless nil, hears how
+// far it is, from 0 to 100 percent. See ErrRewritten, ErrOtherZone,
+// ErrNothingCounted and ErrForeignChain.
+//
+// The rows come one by one and are summed here, some 100 bytes for each user.
+// So the statement has whatever plan is best for all of them, with an index or
+// without, and how far it is can be seen as they come.
+func (s *Store) Reconcile(ctx context.Context, p *Periods, heard func(Progress)) (Reconciled, error) {
+	if heard == nil {
+		heard = func(Progress) {}
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if _, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', '30min', true),
-		set_config('lock_timeout', '1s', true)`); err != nil {
-		return 0, nil, fmt.Errorf("reconcile: %w", err)
+	var r Reconciled
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var err error
+		r, err = reconcile(ctx, tx, p, heard)
+		return err
+	})
+	if err = tickError(err); err != nil {
+		// PostgreSQL says the same of rows that a policy would hide, for which
+		// no grant of ours is the remedy.
+		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Routine != "check_enable_rls" {
+			err = s.refused(ctx, err)
+		}
+		return Reconciled{}, fmt.Errorf("reconcile: %w", err)
 	}
-	rows, err := tx.Query(ctx, `WITH
-		tick AS MATERIALIZED (
-			SELECT snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
-		),
-		fresh AS (
-			SELECT l.user_id, l.created_at, l.tokens_used AS amount FROM ai_usage_logs l, tick
-			WHERE l.created_at >= $4::timestamptz
-			  AND (l.xact_id IS NULL OR pg_visible_in_snapshot(l.xact_id, tick.snapshot))
-		),`+placeRows+`,
-		pending AS MATERIALIZED ( -- a decision that waits, or a period that is to begin, explains no difference
-			SELECT DISTINCT user_id FROM tokenalert.recounts
-			WHERE at IS NOT NULL AND (due_at IS NULL OR due_at <= tokenalert.now())
-		),
-		compared AS MATERIALIZED ( -- by grouping, as in countWindow
-			SELECT user_id, period_start, sum(counted) AS counted, sum(actual) AS actual
-			FROM (
-				SELECT user_id, period_start, 0 AS counted, amount AS actual FROM placed
-				WHERE period_start <= tokenalert.now() AND tokenalert.now() < period_end
-				UNION ALL
-				SELECT u.user_id, u.period_start, u.tokens_used, 0 FROM tokenalert.usage_periods u
-				LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-				WHERE u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end
-				  AND u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 4:5 * coalesce(a.reset_day, 1) - 1])
-			) both_sides
-			WHERE user_id NOT IN (SELECT user_id FROM pending WHERE user_id IS NOT NULL)
-			  AND NOT EXISTS (SELECT FROM tokenalert.recounts WHERE user_id IS NULL)
-			GROUP BY 1, 2
-		)
-		SELECT (SELECT count(*) FROM compared), x.* FROM (SELECT) one LEFT JOIN (
-			SELECT user_id, period_start, greatest(least(counted, 9223372036854775807), -9223372036854775808)::bigint, greatest(least(actual, 9223372036854775807), -9223372036854775808)::bigint
-			FROM compared WHERE counted <> actual
-		) x ON true`, p.reconcileParameters()...)
+	return r, nil
+}
+
+func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress)) (Reconciled, error) {
+	var r Reconciled
+	// A plan for the stretch of time that is meant, and for one of the host's
+	// cores at most: it is in no hurry.
+	_, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', '30min', true),
+		set_config('lock_timeout', '1s', true), set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true),
+		set_config('max_parallel_workers_per_gather', '0', true)`)
 	if err != nil {
-		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
+		return r, fmt.Errorf("begin: %w", err)
 	}
 	var (
-		users           int64
-		differences     []Difference
-		user            *uuid.UUID
-		start           *time.Time
-		counted, actual *int64
+		snapshot      string
+		now           time.Time
+		foreign, zone bool
 	)
-	_, err = pgx.ForEachRow(rows, []any{&users, &user, &start, &counted, &actual}, func() error {
-		if user != nil {
-			differences = append(differences, Difference{*user, *start, *counted, *actual})
-		}
-		return nil
+	err = tx.QueryRow(ctx, `
+		SELECT t.snapshot::text, tokenalert.now(),
+		       t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot()),
+		       coalesce((SELECT time_zone = $1 FROM tokenalert.settings), true)
+		FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1`, p.zone).Scan(&snapshot, &now, &foreign, &zone)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return r, ErrNothingCounted
+	case err != nil:
+		return r, fmt.Errorf("look at the last tick: %w", err)
+	case foreign:
+		return r, ErrForeignChain
+	case !zone:
+		return r, ErrOtherZone
+	}
+	pending, everybody, err := pendingCounts(ctx, tx)
+	if err != nil {
+		return r, err
+	}
+	r.LeftOut, r.FullCount = int64(len(pending)), everybody
+	if everybody {
+		heard(Progress{Percent: 100})
+		return r, nil
+	}
+	current, err := readCurrentPeriods(ctx, tx, p, now)
+	if err != nil {
+		return r, err
+	}
+	expected, err := r.expect(ctx, tx, current)
+	if err != nil {
+		return r, err
+	}
+	heard(Progress{})
+	actual, err := r.read(ctx, tx, current, snapshot, func() {
+		heard(Progress{Percent: min(100*float64(r.Rows)/max(expected, 1), readMost), Rows: r.Rows})
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
+		return r, err
+	}
+	if err := r.compare(ctx, tx, current, pending, actual); err != nil {
+		return r, err
+	}
+	heard(Progress{Percent: 100, Rows: r.Rows})
+	return r, nil
+}
+
+const (
+	// readMost is the percentage that reading ends at; comparing is the rest.
+	readMost = 99
+	// hearEvery is how many rows are read between two reports.
+	hearEvery = 10_000
+)
+
+// expect is how many rows the planner expects. From here on the table is locked
+// against being rewritten, which our snapshot would not survive: it is seen
+// here whether it has been, between snapshot and lock.
+func (r *Reconciled) expect(ctx context.Context, tx pgx.Tx, current *currentPeriods) (float64, error) {
+	span := current.span()
+	var text []byte
+	err := tx.QueryRow(ctx, `EXPLAIN (FORMAT JSON) SELECT user_id FROM ai_usage_logs WHERE created_at >= $1 AND created_at < $2`,
+		span.start, span.end).Scan(&text)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the plan: %w", err)
 	}
 	var same bool // see sameFile
 	err = tx.QueryRow(ctx, `SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = 'ai_usage_logs'::regclass`).Scan(&same)
 	switch {
 	case err != nil:
-		return 0, nil, fmt.Errorf("reconcile: %w", tickError(err))
+		return 0, fmt.Errorf("look at the table: %w", err)
 	case !same:
-		return 0, nil, fmt.Errorf("reconcile: %w", ErrRewritten)
+		return 0, ErrRewritten
 	}
-	return users, differences, nil
+	var plans []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		}
+	}
+	if err := json.Unmarshal(text, &plans); err != nil || len(plans) != 1 {
+		return 0, fmt.Errorf("read the plan %s: %w", text, err)
+	}
+	return plans[0].Plan.Rows, nil
 }
 
-// reconcileParameters are those of placeRows and the earliest instant to read.
-func (p *Periods) reconcileParameters() []any {
-	return append(p.parameters(0)[:3:3], p.trackedSince())
+// read sums the usage of current periods that the snapshot sees. The snapshot's
+// text is read once, and not for each row.
+func (r *Reconciled) read(ctx context.Context, tx pgx.Tx, current *currentPeriods, snapshot string, heard func()) (*sums, error) {
+	span := current.span()
+	rows, err := tx.Query(ctx, `
+		SELECT user_id, created_at, coalesce(tokens_used, 0) FROM ai_usage_logs
+		WHERE created_at >= $1 AND created_at < $2
+		  AND (xact_id IS NULL OR pg_visible_in_snapshot(xact_id, (SELECT $3::text::pg_snapshot)))`, span.start, span.end, snapshot)
+	if err != nil {
+		return nil, fmt.Errorf("read usage: %w", err)
+	}
+	var (
+		actual = newSums()
+		user   uuid.UUID
+		at     time.Time
+		tokens int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&user, &at, &tokens}, func() error {
+		if r.Rows++; r.Rows%hearEvery == 0 {
+			heard()
+		}
+		if current.of(user).has(at) {
+			actual.add(user, tokens)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read usage: %w", err)
+	}
+	return actual, nil
 }
 
-// Recount puts users on the list of corrections, to be counted anew.
+// pendingCounts are the users who are about to be counted anew, or all of them.
+// A decision that waits, or a period that is to begin, explains no difference.
+func pendingCounts(ctx context.Context, tx pgx.Tx) (map[uuid.UUID]bool, bool, error) {
+	pending, everybody := map[uuid.UUID]bool{}, false
+	rows, err := tx.Query(ctx, `
+		SELECT DISTINCT user_id FROM tokenalert.recounts
+		WHERE user_id IS NULL OR at IS NOT NULL AND (due_at IS NULL OR due_at <= tokenalert.now())`)
+	if err != nil {
+		return nil, false, fmt.Errorf("look for pending counts: %w", err)
+	}
+	var user *uuid.UUID
+	_, err = pgx.ForEachRow(rows, []any{&user}, func() error {
+		if user == nil {
+			everybody = true
+		} else {
+			pending[*user] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("look for pending counts: %w", err)
+	}
+	return pending, everybody, nil
+}
+
+// compare holds the totals of current periods to what the rows add up to, which
+// it takes out of actual.
+func (r *Reconciled) compare(ctx context.Context, tx pgx.Tx, current *currentPeriods, pending map[uuid.UUID]bool, actual *sums) error {
+	rows, err := tx.Query(ctx, `SELECT user_id, period_start, ceil(tokens_used) FROM tokenalert.usage_periods
+		WHERE period_start = ANY ($1::timestamptz[])`, current.starts())
+	if err != nil {
+		return fmt.Errorf("read the totals: %w", err)
+	}
+	compare := func(user uuid.UUID, start time.Time, counted, actual *big.Int) {
+		if pending[user] {
+			return
+		}
+		r.Users++
+		if counted.Cmp(actual) != 0 {
+			r.Differences = append(r.Differences, Difference{user, start, clamped(counted), clamped(actual)})
+		}
+	}
+	var (
+		user   uuid.UUID
+		start  time.Time
+		tokens pgtype.Numeric
+	)
+	_, err = pgx.ForEachRow(rows, []any{&user, &start, &tokens}, func() error {
+		if start.Equal(current.of(user).start) {
+			compare(user, start, whole(tokens), actual.take(user))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the totals: %w", err)
+	}
+	for user, sum := range actual.all() { // who have no total
+		compare(user, current.of(user).start, new(big.Int), sum)
+	}
+	slices.SortFunc(r.Differences, func(a, b Difference) int { return bytes.Compare(a.UserID[:], b.UserID[:]) })
+	return nil
+}
+
+// whole is a total, which has no fraction: 1200 comes as 12 and an exponent of 2.
+// NaN, which nobody but a person can have put there, is 0.
+func whole(n pgtype.Numeric) *big.Int {
+	if n.Int == nil {
+		return new(big.Int)
+	}
+	return new(big.Int).Mul(n.Int, new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.Exp)), nil))
+}
+
+// Recount puts users on the list of corrections, to be counted anew, and rings
+// as the triggers do, so that whoever leads looks at once.
 func (s *Store) Recount(ctx context.Context, users []uuid.UUID, cause string) error {
 	_, err := s.pool.Exec(ctx, `
-		INSERT INTO tokenalert.recounts (user_id, at, cause) SELECT u, tokenalert.now(), $2 FROM unnest($1::uuid[]) AS u`, users, cause)
+		WITH queued AS (
+			INSERT INTO tokenalert.recounts (user_id, at, cause) SELECT u, tokenalert.now(), $2 FROM unnest($1::uuid[]) AS u
+		)
+		SELECT pg_notify('`+channelBell+`', '') WHERE pg_notification_queue_usage() < 0.5`, users, cause)
 	if err != nil {
-		return fmt.Errorf("queue recounts: %w", err)
+		return fmt.Errorf("queue recounts: %w", s.refused(ctx, tickError(err)))
 	}
 	return nil
 }

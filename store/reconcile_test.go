@@ -13,9 +13,9 @@ import (
 
 func (c *counter) reconcile() (int64, []store.Difference) {
 	c.t.Helper()
-	users, differences, err := c.store.Reconcile(c.t.Context(), c.periods)
+	r, err := c.store.Reconcile(c.t.Context(), c.periods, nil)
 	require.NoError(c.t, err)
-	return users, differences
+	return r.Users, r.Differences
 }
 
 func TestReconcileIsSilentWhenTheTotalsAreRight(t *testing.T) {
@@ -123,7 +123,7 @@ func TestReconcileUnderARewriteSaysSo(t *testing.T) {
 	h := c.hold()
 	done := make(chan error, 1)
 	go func() {
-		_, _, err := h.store.Reconcile(t.Context(), h.periods)
+		_, err := h.store.Reconcile(t.Context(), h.periods, nil)
 		done <- err
 	}()
 	t.Cleanup(h.release)

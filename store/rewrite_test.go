@@ -159,7 +159,7 @@ func TestRowSecurityIsAnErrorNotASilence(t *testing.T) {
 		require.ErrorContains(t, err, "row-level security")
 		assert.Equal(t, "42501", store.SQLState(err))
 	}
-	_, _, err := c.store.Reconcile(t.Context(), c.periods)
+	_, err := c.store.Reconcile(t.Context(), c.periods, nil)
 	require.ErrorContains(t, err, "row-level security")
 	assert.EqualValues(t, 1, c.total(user))
 	c.exec("ALTER TABLE ai_usage_logs DISABLE ROW LEVEL SECURITY")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,14 +26,6 @@ type Status struct {
 	Limited       int          `json:"limited_users"` // users who have a limit
 	Users         []Standing   `json:"users"`         // those nearest to their limits, nearest first
 	Alerts        []AlertCount `json:"alerts"`        // of current periods
-}
-
-// A Leader is the session that holds the lead.
-type Leader struct {
-	PID     int        `json:"pid"`
-	Session string     `json:"session"` // its application_name
-	Worker  string     `json:"worker"`  // the end of its name, as much as that holds
-	Since   *time.Time `json:"since"`   // to the second; nil where a pooler hides it
 }
 
 // A TickRow is one row of the chain.
@@ -139,44 +130,6 @@ func (st *Status) queueLead(batch *pgx.Batch) {
 		st.Leader, st.Waiting, err = collectLead(rows)
 		return err
 	})
-}
-
-// leadSessions are the sessions that hold the lead or wait for it. Whoever looks
-// sees the locks and names of everybody (manual 28.2.3, 54.12).
-const leadSessions = `
-SELECT a.pid, a.application_name, l.pid IS NOT NULL
-FROM pg_stat_activity a
-LEFT JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-     AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid AND l.database = a.datid
-WHERE a.datname = current_database() AND (starts_with(a.application_name, $3) OR l.pid IS NOT NULL)`
-
-var leadSessionsOf = []any{int64(leadKey >> 32), int64(leadKey & 0xffffffff), appLead}
-
-// collectLead returns who leads, and how many wait.
-func collectLead(rows pgx.Rows) (leader *Leader, waiting int, err error) {
-	var pid int
-	var name string
-	var leads bool
-	_, err = pgx.ForEachRow(rows, []any{&pid, &name, &leads}, func() error {
-		if leads {
-			leader = newLeader(pid, name)
-		} else {
-			waiting++
-		}
-		return nil
-	})
-	return leader, waiting, err
-}
-
-// newLeader reads what TryAcquire wrote.
-func newLeader(pid int, name string) *Leader {
-	leader := &Leader{PID: pid, Session: name}
-	said := strings.TrimPrefix(name, appLead+" ")
-	since, worker, _ := strings.Cut(said, " ")
-	if at, err := time.Parse(leadSince, since); err == nil {
-		leader.Since, leader.Worker = &at, worker
-	}
-	return leader
 }
 
 func (st *Status) queueChain(batch *pgx.Batch) {

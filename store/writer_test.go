@@ -119,7 +119,7 @@ func TestRowSecurityIsAnErrorAndHidesNothing(t *testing.T) {
 		require.ErrorContains(t, err, "row-level security")
 		assert.Equal(t, "42501", store.SQLState(err))
 	}
-	_, _, err = st.Reconcile(t.Context(), periods)
+	_, err = st.Reconcile(t.Context(), periods, nil)
 	assert.Equal(t, "42501", store.SQLState(err), "%v", err)
 	assert.Equal(t, chain, ask[int](s, "SELECT count(*) FROM tokenalert.ticks"))
 

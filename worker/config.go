@@ -24,7 +24,8 @@ import (
 // default ("derived" says in words what is worked out at start) and its line
 // in --help.
 type Config struct {
-	// Thresholds are percentages of a user's limit, ascending.
+	// Thresholds are percentages of a user's limit, each once. LoadConfig and
+	// New put them in order.
 	Thresholds []int `env:"TOKENALERT_THRESHOLDS" envDefault:"80,90,100" help:"percentages of the limit at which a user is told"`
 	// TimeZone is a name of the IANA database. It decides when a period begins.
 	TimeZone string `env:"TOKENALERT_TIME_ZONE" envDefault:"UTC" help:"zone in which periods begin at midnight"`
@@ -213,9 +214,9 @@ func (c Config) broken() []error {
 	if slices.ContainsFunc(c.Thresholds, func(t int) bool { return t < 1 || t > 1000 }) {
 		refuse("TOKENALERT_THRESHOLDS=%s must be percentages from 1 to 1000", thresholdsText(c.Thresholds))
 	}
-	for i := 1; i < len(c.Thresholds); i++ {
-		if c.Thresholds[i] <= c.Thresholds[i-1] {
-			refuse("TOKENALERT_THRESHOLDS=%s must ascend, each percentage once", thresholdsText(c.Thresholds))
+	for i, t := range c.Thresholds {
+		if slices.Contains(c.Thresholds[:i], t) {
+			refuse("TOKENALERT_THRESHOLDS=%s must name each percentage once, and names %d again", thresholdsText(c.Thresholds), t)
 			break
 		}
 	}

@@ -37,7 +37,8 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"THRESHOLDS", "1,2,3,4,5,6,7,8,9,10,11", "1 to 10 percentages, not 11"},
 		{"THRESHOLDS", "0,80", "=0,80 must be percentages from 1 to 1000"},
 		{"THRESHOLDS", "80,1001", "=80,1001 must be percentages from 1 to 1000"},
-		{"THRESHOLDS", "80,90,80", "=80,80,90 must ascend, each percentage once"},
+		{"THRESHOLDS", "80,90,80", "=80,80,90 must name each percentage once, and names 80 again"},
+		{"THRESHOLDS", "100,90,90", "=90,90,100 must name each percentage once, and names 90 again"},
 		{"THRESHOLDS", "80,ninety", "=80,ninety must be whole numbers"},
 		{"THRESHOLDS", "80,,90", "must be whole numbers"},
 		{"THRESHOLDS", "79.5", "must be whole numbers"},
@@ -171,7 +172,9 @@ func TestValidateZeroConfig(t *testing.T) {
 
 	c := DefaultConfig()
 	c.Thresholds = []int{90, 80}
-	require.EqualError(t, c.Validate(), "TOKENALERT_THRESHOLDS=90,80 must ascend, each percentage once")
+	require.NoError(t, c.Validate(), "the order does not matter")
+	c.Thresholds = []int{90, 80, 90}
+	require.EqualError(t, c.Validate(), "TOKENALERT_THRESHOLDS=90,80,90 must name each percentage once, and names 90 again")
 	c = DefaultConfig()
 	c.LinkURL = "/\xff"
 	require.ErrorContains(t, c.Validate(), "TOKENALERT_LINK_URL")

@@ -71,6 +71,10 @@ const (
 	EventReconcileCompleted EventName = "reconcile.completed"
 	// EventReconcileFailed is written when a reconciliation ended in an error.
 	EventReconcileFailed EventName = "reconcile.failed"
+	// EventReconcileProgress is written every few seconds while a reconciliation goes on.
+	EventReconcileProgress EventName = "reconcile.progress"
+	// EventReconcileRepeated is written when a reconciliation has to start anew.
+	EventReconcileRepeated EventName = "reconcile.repeated"
 	// EventReconcileDifference is written for each total that reconciliation found wrong.
 	EventReconcileDifference EventName = "reconcile.difference"
 
@@ -144,6 +148,8 @@ var Events = []EventDoc{
 
 	{EventReconcileCompleted, levelInfo, "The totals were compared with the rows.", []string{"users", "differing", "duration_ms"}},
 	{EventReconcileFailed, levelWarn, "The totals could not be compared with the rows; tried again at the next interval.", []string{"sqlstate", "error"}},
+	{EventReconcileProgress, levelInfo, "The totals are being compared with the rows. Written every few seconds where it takes that long; how far it is goes by the planner's estimate of the rows.", []string{"done", "rows", "rows_per_second", "duration_ms", "remaining_ms"}},
+	{EventReconcileRepeated, levelInfo, "`ai_usage_logs` was truncated or rewritten, or the time zone in force changed, just when the comparison began; it starts anew, up to three times.", []string{"error"}},
 	{EventReconcileDifference, levelWarn, "A total differs from the rows; a recount was ordered. Triggers that were switched off during a load do this.", []string{"user", "period_start", "counted", "actual"}},
 
 	{EventBellArmed, levelDebug, "Nothing to do: the next insert rings.", []string{"armed_until"}},
@@ -174,6 +180,7 @@ var EventFields = []FieldDoc{
 	{"configured", "the value that this worker is configured with"},
 	{"counted", "tokens in the running total"},
 	{"differing", "users whose total differs"},
+	{"done", "how much of it is done, in percent"},
 	{"duration_ms", "what it took, in milliseconds"},
 	{"error", "the error's text, addresses masked"},
 	{"grace_ms", "how long stopping may take, in milliseconds"},
@@ -192,10 +199,12 @@ var EventFields = []FieldDoc{
 	{"port", "the TCP port"},
 	{"reason", "why, as one of the words given above or in plain words"},
 	{"recounts", "corrections that the tick dealt with"},
+	{"remaining_ms", "what it will take yet if it goes on as before, in milliseconds"},
 	{"repeated", "the event that repeated"},
 	{"retry_at", "the time of the next attempt"},
 	{"retry_ms", "the pause before the next attempt, in milliseconds"},
 	{"rows", "rows of usage"},
+	{"rows_per_second", "rows read in a second, on average"},
 	{"schema_version", "version of our schema in the database"},
 	{"server_version", "version of PostgreSQL"},
 	{"setting", "name of the setting"},

@@ -38,9 +38,10 @@ func renderEvents() string {
 
 <!-- Made from the table in worker/events.go: go test ./worker -run TestEventsPage -update -->
 
-Every line that ` + "`tokenalert run`" + ` logs has a stable name in the field ` + "`event`" + `. Search, count and alert by it: the
-sentence in ` + "`msg`" + ` is for people and may be reworded. Beside the fields listed here a line has ` + "`ts`" + ` (RFC 3339, UTC,
-milliseconds), ` + "`level`, `msg` and `event`" + `. A field is left out where nothing is known for it.
+Every line that ` + "`tokenalert run`" + ` logs, and ` + "`tokenalert reconcile`" + ` writes to standard error, has a stable name in the field
+` + "`event`" + `. Search, count and alert by it: the sentence in ` + "`msg`" + ` is for people and may be reworded. Beside the fields
+listed here a line has ` + "`ts`" + ` (RFC 3339, UTC, milliseconds), ` + "`level`, `msg` and `event`" + `. A field is left out where
+nothing is known for it.
 
 Users, organizations and notifications are named by their ids. No field holds a person's name; e-mail addresses, IP
 addresses, host names and URLs in an error's text are masked as ` + "`<address>`" + `.

@@ -130,6 +130,8 @@ func (w *Worker) listen(ctx context.Context, b *bell) error {
 const (
 	firstReconcile = 10 * time.Minute
 	pruneEvery     = time.Hour
+	// reconcileLogEvery is how often one that takes long says how far it is.
+	reconcileLogEvery = 30 * time.Second
 )
 
 // housekeeping reconciles and prunes. Its failures are logged, not fatal.
@@ -169,14 +171,10 @@ func (w *Worker) prune(ctx context.Context) {
 // differ.
 func (w *Worker) reconcile(ctx context.Context, b *bell) {
 	began := time.Now()
-	periods, err := w.store.Periods(ctx, w.config.TimeZone)
-	var users int64
-	var differences []store.Difference
-	if err == nil {
-		users, differences, err = w.store.Reconcile(ctx, periods)
-	}
-	ids := make([]uuid.UUID, 0, len(differences))
-	for _, d := range differences {
+	l := NewReconcileLog(w.log, reconcileLogEvery)
+	r, err := Reconcile(ctx, w.store, l.Progress, l.Again)
+	ids := make([]uuid.UUID, 0, len(r.Differences))
+	for _, d := range r.Differences {
 		ids = append(ids, d.UserID)
 		w.metrics.ReconcileDifferences.Inc()
 		w.log.Warn("a total differs from the rows", Event(EventReconcileDifference), zap.Stringer("user", d.UserID),
@@ -193,6 +191,6 @@ func (w *Worker) reconcile(ctx context.Context, b *bell) {
 		return
 	}
 	w.metrics.ReconcileLastSuccess.SetToCurrentTime()
-	w.log.Info("totals reconciled", Event(EventReconcileCompleted), zap.Int64("users", users),
-		zap.Int("differing", len(differences)), zap.Duration("duration_ms", time.Since(began)))
+	w.log.Info("totals reconciled", Event(EventReconcileCompleted), zap.Int64("users", r.Users),
+		zap.Int("differing", len(r.Differences)), zap.Duration("duration_ms", time.Since(began)))
 }

@@ -200,3 +200,16 @@ func TestAnAddedThresholdIsRecordedWithoutTelling(t *testing.T) {
 	w.assertToldOnce(fresh, 80)
 	assert.Equal(t, []int{90, 100}, w.told(above))
 }
+
+// The order in which thresholds are given decides nothing.
+func TestThresholdsMayComeInAnyOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user(1000)
+	given := []int{100, 80, 90}
+	w.start(func(c *worker.Config) { c.Thresholds = given }).await(worker.EventTickCompleted)
+	w.use(user, 850)
+	w.settle()
+	assert.Equal(t, []int{80}, w.told(user))
+	assert.Equal(t, []int{100, 80, 90}, given, "the caller's list is not ours to sort")
+}

@@ -42,6 +42,7 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 	if err != nil {
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
+	config.Thresholds = slices.Sorted(slices.Values(config.Thresholds))
 	metrics.SetThresholds(config.Thresholds...)
 	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: config.inForce()}, nil
 }

@@ -28,6 +28,8 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"explain ana", `"ana" is neither the id of a user (a UUID) nor an email address`},
 		{"explain ana@example.org bob@example.org", "tokenalert explain --help"},
 		{"explain ana@example.org --output yaml", "must be one of text, json"},
+		{"reconcile now", "tokenalert reconcile --help"},
+		{"reconcile --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
 		{"doctor now", "tokenalert doctor --help"},
 		{"doctor --output yaml", "must be one of text, json"},
@@ -51,7 +53,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"doctor", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"doctor", "--help"}, {"reconcile", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")

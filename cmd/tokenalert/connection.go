@@ -98,9 +98,9 @@ func maskValue(keyword, value string) string {
 // recognizes. (Not, for one, password='it\'s me', or a password with a space
 // and no quotes.)
 var faults = [][2]string{
-	{"failed to parse as URL", "is not a valid URL: in a password write %, /, ?, #, @ and spaces percent-encoded"},
-	{"failed to parse as keyword/value", "is neither a postgres:// URL nor a valid list of keyword=value: quote a value that has spaces"},
-	{"invalid port", "has a port that is not a number from 1 to 65535: in a password write /, ?, @ and : percent-encoded"},
+	{"failed to parse as URL", "is not a valid URL"},
+	{"failed to parse as keyword/value", "is neither a postgres:// URL nor a valid list of keyword=value"},
+	{"invalid port", "has a port that is not a number from 1 to 65535"},
 	{"could not match", "has a list of ports that does not fit its hosts"},
 	{"failed to configure TLS", "asks for TLS in a way that does not work (sslmode, sslrootcert, sslcert, sslkey, sslpassword)"},
 	{"failed to read service", "names a service that the service file does not have"},
@@ -116,6 +116,16 @@ var faults = [][2]string{
 	{"pool_", "has an invalid pool_ parameter"},
 }
 
+// spoiled are the faults that a password can be the cause of: it has
+// characters that end it.
+var spoiled = []string{"failed to parse as", "invalid port"}
+
+// How a password is written that has such characters (manual, 34.1.1).
+const (
+	adviceURL      = ": in a password write %, /, ?, #, @, :, & and spaces percent-encoded"
+	adviceKeywords = `: quote a value that has spaces, as in password='two words', and in it write \' for ' and \\ for \`
+)
+
 // connectionFault says what is wrong with a connection string in words that
 // quote nothing of it, or nothing. It refuses more than pgx does: strings
 // that pgx takes for something else than their author, so that a part of the
@@ -128,6 +138,9 @@ func connectionFault(s string) string {
 		fault := "is not a connection string that can be read"
 		if i := slices.IndexFunc(faults, func(f [2]string) bool { return strings.Contains(text, f[0]) }); i >= 0 {
 			fault = faults[i][1]
+		}
+		if slices.ContainsFunc(spoiled, func(part string) bool { return strings.Contains(text, part) }) {
+			fault += passwordAdvice(s)
 		}
 		if file, ok := errors.AsType[*fs.PathError](err); ok {
 			fault += ": " + file.Err.Error()
@@ -156,7 +169,23 @@ func connectionFault(s string) string {
 	if !slices.ContainsFunc(names, func(name string) bool { return !parameterName.MatchString(name) }) {
 		return ""
 	}
-	return "has a parameter whose name cannot be one: a URL begins with postgres:// or postgresql://"
+	fault := "has a parameter whose name cannot be one"
+	if !isURL(s) && strings.Contains(s, "://") {
+		return fault + ": a URL begins with postgres:// or postgresql://"
+	}
+	return fault + passwordAdvice(s)
+}
+
+// passwordAdvice fits the form that a connection string has, and is empty for
+// the PG* variables, whose values end by themselves.
+func passwordAdvice(s string) string {
+	switch {
+	case s == "":
+		return ""
+	case isURL(s):
+		return adviceURL
+	}
+	return adviceKeywords
 }
 
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)

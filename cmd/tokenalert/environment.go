@@ -141,13 +141,29 @@ func (s settings) unknownNames() []error {
 		if !ours || slices.Contains(known, name) || s.isServiceLink(name) {
 			continue
 		}
-		rest := strings.ToUpper(name[len(prefix):])
-		nearest := slices.MinFunc(known, func(a, b string) int {
-			return cmp.Compare(distance(rest, strings.TrimPrefix(a, prefix)), distance(rest, strings.TrimPrefix(b, prefix)))
-		})
-		errs = append(errs, fmt.Errorf("%s is not a setting; the nearest is %s", name, nearest))
+		advice := "see `tokenalert run --help` for those that are"
+		if nearest := nearestName(strings.ToUpper(name[len(prefix):]), known); nearest != "" {
+			advice = "the nearest is " + nearest
+		}
+		errs = append(errs, fmt.Errorf("%s is not a setting; %s", name, advice))
 	}
 	return errs
+}
+
+// nearestName is the setting that was probably meant by what follows the
+// prefix: the one with the fewest letters to change, where these are a third of
+// the longer name or less. What is further off was no slip of the hand, and a
+// guess would mislead.
+func nearestName(given string, known []string) string {
+	nearest, fewest := "", 0
+	for _, name := range known {
+		rest := strings.TrimPrefix(name, prefix)
+		d := distance(given, rest)
+		if 3*d <= max(len(given), len(rest)) && (nearest == "" || d < fewest) {
+			nearest, fewest = name, d
+		}
+	}
+	return nearest
 }
 
 // isServiceLink reports whether the variable is one of those that Kubernetes

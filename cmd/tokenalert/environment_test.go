@@ -51,7 +51,7 @@ func TestLoadSettingsBrokenPGVariable(t *testing.T) {
 	t.Setenv("PGPASSWORD", "hunter2")
 	t.Setenv("PGPORT", "hunter2")
 	_, err := loadSettings(os.Environ())
-	require.ErrorContains(t, err, "the set of PG* variables has a port that is not a number")
+	require.EqualError(t, err, "the set of PG* variables has a port that is not a number from 1 to 65535")
 	assert.NotContains(t, err.Error(), "hunter2")
 }
 
@@ -68,13 +68,24 @@ func TestLoadSettingsUnknownName(t *testing.T) {
 		{"TOKENALERT_LISTENURL", "TOKENALERT_LISTEN_URL"},
 		{"tokenalert_log_level", "TOKENALERT_LOG_LEVEL"},
 		{"Tokenalert_Log_Level", "TOKENALERT_LOG_LEVEL"},
-		{"TOKENALERT_", "TOKENALERT_BELL"},
+		{"TOKENALERT_WORKERNAMES", "TOKENALERT_WORKER_NAME"},
+		{"TOKENALERT_LOG_LVL", "TOKENALERT_LOG_LEVEL"},
+		{"TOKENALERT_", ""},
+		{"TOKENALERT_X", ""},
+		{"TOKENALERT_EMAIL", ""},
+		{"TOKENALERT_REDIS_HOST", ""},
+		{"TOKENALERT_SLACK_WEBHOOK_URL", ""},
+		{"TOKENALERT_A_NAME_THAT_IS_LONGER_THAN_ANY_OF_OURS", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.given, func(t *testing.T) {
 			t.Parallel()
 			_, err := loadSettings([]string{tt.given + "=hunter2"})
-			require.EqualError(t, err, tt.given+" is not a setting; the nearest is "+tt.nearest)
+			advice := "see `tokenalert run --help` for those that are"
+			if tt.nearest != "" {
+				advice = "the nearest is " + tt.nearest
+			}
+			require.EqualError(t, err, tt.given+" is not a setting; "+advice)
 		})
 	}
 }
@@ -168,6 +179,37 @@ func TestConnectionFault(t *testing.T) {
 			require.NotErrorAs(t, err, &unredacted)
 			assert.NotContains(t, printed(t, s), "hunter2")
 			assert.Equal(t, "xxxxx", maskConnection(tt.given))
+		})
+	}
+}
+
+// What to do about it depends on the form: percent-encoding is nothing but
+// letters to keyword=value, and quotes are to a URL.
+func TestConnectionFaultAdvisesByForm(t *testing.T) {
+	t.Parallel()
+	const encode, quote, begin = "percent-encoded", `password='two words', and in it write \' for ' and \\ for \`, "a URL begins with postgres://"
+	tests := []struct{ given, advice string }{
+		{"postgres://ann:a b@h/db", encode},
+		{"postgresql://ann:1%2@h/db", encode},
+		{"postgres://ann:a/b@h/db", encode},
+		{"postgres://ann:a@h/db?password=a&b-c=d", encode},
+		{"host=h password=a b user=ann", quote},
+		{"host=h password='it''s'", quote},
+		{"host=h password=a port=x", quote},
+		{"host=h pass-word=a", quote},
+		{"POSTGRES://ann:a@h/db?sslmode=disable", begin},
+		{"postgresql+asyncpg://ann:a@h/db?ssl=1", begin},
+		{"host=h sslmode=maybe", ""},
+		{"postgres://h/db?connect_timeout=x", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.given, func(t *testing.T) {
+			t.Parallel()
+			fault := connectionFault(tt.given)
+			require.NotEmpty(t, fault)
+			for _, advice := range []string{encode, quote, begin} {
+				assert.Equal(t, advice == tt.advice, strings.Contains(fault, advice), fault)
+			}
 		})
 	}
 }

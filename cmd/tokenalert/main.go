@@ -75,7 +75,7 @@ doctor has its own: see its help.`,
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
 		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
-		{"When something may be wrong:", []*cobra.Command{newDoctor()}},
+		{"When something may be wrong:", []*cobra.Command{newDoctor(), newReconcile()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})

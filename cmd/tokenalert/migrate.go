@@ -78,7 +78,7 @@ an invalid index, a chain of ticks from another cluster.`,
 		},
 	}
 	cmd.Flags().BoolVar(&allowPublication, "allow-publication", false, "go on although ai_usage_logs is published: its subscribers have the column xact_id")
-	cmd.Flags().DurationVar(&patience, "lock-patience", 10*time.Minute, "how long to try again while a lock is not to be had")
+	cmd.Flags().DurationVar(&patience, "lock-patience", 10*time.Minute, "how long to try again while a lock is not to be had, and to wait for another migration")
 	return cmd
 }
 

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"iter"
+	"math"
+	"math/big"
+
+	"github.com/google/uuid"
+)
+
+// sums are tokens per user, exact like the numeric totals. Where a user's do
+// not fit into 64 bits (a host whose column is a bigint), they are kept as a
+// big number.
+type sums struct {
+	small map[uuid.UUID]int64
+	large map[uuid.UUID]*big.Int
+}
+
+func newSums() *sums { return &sums{map[uuid.UUID]int64{}, map[uuid.UUID]*big.Int{}} }
+
+func (s *sums) add(user uuid.UUID, tokens int64) {
+	if sum, large := s.large[user]; large {
+		sum.Add(sum, big.NewInt(tokens))
+		return
+	}
+	sum := s.small[user]
+	if tokens > 0 && sum > math.MaxInt64-tokens || tokens < 0 && sum < math.MinInt64-tokens {
+		delete(s.small, user)
+		s.large[user] = new(big.Int).Add(big.NewInt(sum), big.NewInt(tokens))
+		return
+	}
+	s.small[user] = sum + tokens
+}
+
+// take returns a user's sum, 0 where there is none, and forgets it.
+func (s *sums) take(user uuid.UUID) *big.Int {
+	sum, large := s.large[user]
+	if !large {
+		sum = big.NewInt(s.small[user])
+	}
+	delete(s.small, user)
+	delete(s.large, user)
+	return sum
+}
+
+// all are the users and their sums.
+func (s *sums) all() iter.Seq2[uuid.UUID, *big.Int] {
+	return func(yield func(uuid.UUID, *big.Int) bool) {
+		for user, sum := range s.small {
+			if !yield(user, big.NewInt(sum)) {
+				return
+			}
+		}
+		for user, sum := range s.large {
+			if !yield(user, sum) {
+				return
+			}
+		}
+	}
+}
+
+// clamped is n or, where it does not fit, what comes nearest.
+func clamped(n *big.Int) int64 {
+	switch {
+	case n.IsInt64():
+		return n.Int64()
+	case n.Sign() < 0:
+		return math.MinInt64
+	}
+	return math.MaxInt64
+}

@@ -1,0 +1,301 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"tokenalert/internal/pgtest"
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// errRolledBack is a writer's change of mind.
+var errRolledBack = errors.New("rolled back on purpose")
+
+// Beside a worker that counts, in ticks that leave something to the next, and
+// writers with transactions short and long, no total ever differs.
+func TestReconcileBesideAWorkerFindsNothing(t *testing.T) {
+	t.Parallel()
+	const writers, rounds = 4, 40
+	w := newWorld(t)
+	var users []uuid.UUID
+	for range 20 {
+		users = append(users, w.user(1_000_000))
+	}
+	r := w.start(func(c *worker.Config) { c.TickTarget = 10 * time.Millisecond })
+	r.await(worker.EventTickCompleted)
+
+	var group sync.WaitGroup
+	var stopped atomic.Bool
+	for range writers {
+		conn := w.db.ConnAs(t, pgtest.Owner)
+		group.Go(func() {
+			for !stopped.Load() {
+				err := pgx.BeginFunc(context.Background(), conn, func(tx pgx.Tx) error {
+					for range 1 + rand.N(3) {
+						_, err := tx.Exec(context.Background(), `INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used)
+							SELECT ($1::uuid[])[1 + g % 20], $2, g FROM generate_series(1, $3) AS g`, users, w.org, 1+rand.N(1500))
+						if err != nil {
+							return err
+						}
+						if _, err := tx.Exec(context.Background(), "SELECT pg_sleep($1)", rand.Float64()/20); err != nil {
+							return err
+						}
+					}
+					if rand.N(4) == 0 {
+						return errRolledBack
+					}
+					return nil
+				})
+				if err != nil && !errors.Is(err, errRolledBack) {
+					t.Error("a writer of the host:", err)
+					return
+				}
+			}
+		})
+	}
+	stop := sync.OnceFunc(func() {
+		stopped.Store(true)
+		group.Wait()
+	})
+	t.Cleanup(stop)
+	bounded := func() int {
+		return r.logs.FilterField(worker.Event(worker.EventTickCompleted)).FilterField(zap.Bool("bounded", true)).Len()
+	}
+	var compared int64
+	again := func(err error) { t.Error("started anew:", err) }
+	for round := 0; round < rounds || bounded() == 0 && round < 20*rounds; round++ {
+		result, err := worker.Reconcile(t.Context(), w.store, nil, again)
+		require.NoError(t, err)
+		require.Empty(t, result.Differences, "round %d", round)
+		compared += result.Users
+	}
+	stop()
+	assert.Positive(t, bounded(), "no tick was bounded")
+	assert.Positive(t, compared)
+	w.settle()
+	result, err := worker.Reconcile(t.Context(), w.store, nil, again)
+	require.NoError(t, err)
+	assert.Empty(t, result.Differences)
+	assert.EqualValues(t, len(users), result.Users)
+	w.assertTotals()
+}
+
+// The worker by itself: it says what differs, and mends it.
+func TestTheWorkerReconcilesByItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user, other := w.user(1000), w.user(1000)
+	w.use(user, 100)
+	w.use(other, 100)
+	r := w.startReconciling(100 * time.Millisecond)
+	r.await(worker.EventReconcileCompleted)
+	assert.Empty(t, r.lines(worker.EventReconcileDifference))
+
+	admin := w.db.Conn(t)
+	_, err := admin.Exec(t.Context(), `SET session_replication_role = replica;
+		UPDATE ai_usage_logs SET tokens_used = 850 WHERE user_id = '`+user.String()+`'`)
+	require.NoError(t, err)
+	fields := r.await(worker.EventReconcileDifference).ContextMap()
+	assert.Equal(t, user.String(), fields["user"])
+	assert.EqualValues(t, 100, fields["counted"])
+	assert.EqualValues(t, 850, fields["actual"])
+	w.eventually(func() bool { return w.total(user) == 850 }, "the total is not mended")
+	w.settle()
+	assert.Equal(t, []int{80}, w.told(user))
+	assert.Empty(t, w.told(other))
+	r.stop()
+	assert.Len(t, r.lines(worker.EventReconcileDifference), 1)
+	assert.Empty(t, r.lines(worker.EventReconcileFailed))
+	assert.Empty(t, r.lines(worker.EventReconcileProgress), "that is for those that take long")
+	w.assertTotals()
+}
+
+// startReconciling starts a worker that reconciles more often than anybody may
+// set.
+func (w *world) startReconciling(every time.Duration) *replica {
+	w.t.Helper()
+	c := config()
+	c.ReconcileInterval = every
+	core, logs := observer.New(zapcore.DebugLevel)
+	s, err := store.Open(w.db.URLAs(pgtest.Runtime), "")
+	require.NoError(w.t, err)
+	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
+	daemon, err := worker.New(c, s, zap.New(core), worker.NewMetrics("test", "test"), health)
+	require.NoError(w.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health}
+	go func() {
+		defer close(r.done)
+		defer s.Close()
+		r.err = daemon.Run(ctx)
+		r.ended.Store(true)
+	}()
+	w.t.Cleanup(r.stop)
+	return r
+}
+
+func TestReconcileBeforeAnybodyLed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, err := worker.Reconcile(t.Context(), w.store, nil, nil)
+	require.ErrorIs(t, err, store.ErrNothingCounted)
+	require.ErrorContains(t, err, "tokenalert run")
+}
+
+// Rewritten between its snapshot and its read, it starts anew, three times and
+// no more.
+func TestReconcileStartsAnewUnderARewrite(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name            string
+		rewrites, again int
+	}{
+		{"once", 1, 1}, {"three times", 3, 3}, {"again and again", 4, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			user := w.user(1000)
+			w.use(user, 100)
+			r := w.start()
+			r.await(worker.EventTickCompleted)
+			w.settle()
+			r.stop()
+
+			held, hold, release := w.holdReconcile()
+			hold()
+			done := make(chan error, 1)
+			var told []error
+			again := make(chan struct{}, tt.again)
+			go func() {
+				result, err := worker.Reconcile(context.Background(), held, nil, func(err error) {
+					told = append(told, err)
+					if len(told) < tt.rewrites {
+						hold()
+					}
+					again <- struct{}{}
+				})
+				if err == nil {
+					assert.EqualValues(t, 1, result.Users)
+					assert.Empty(t, result.Differences)
+				}
+				done <- err
+			}()
+			for range tt.rewrites {
+				w.awaitHeld()
+				w.ownerExec("VACUUM FULL ai_usage_logs")
+				release()
+				select {
+				case <-again:
+				case err := <-done:
+					done <- err
+				}
+			}
+			err := <-done
+			if tt.rewrites > 3 {
+				require.ErrorIs(t, err, store.ErrRewritten)
+			} else {
+				require.NoError(t, err)
+			}
+			assert.Len(t, told, tt.again)
+			for _, err := range told {
+				require.ErrorIs(t, err, store.ErrRewritten)
+			}
+		})
+	}
+}
+
+// holdReconcile opens a store whose comparisons, once they have their snapshot
+// and before they touch a table, wait from hold to release: it finds set_config
+// in a schema of the test's before the one in pg_catalog.
+func (w *world) holdReconcile() (held *store.Store, hold, release func()) {
+	w.t.Helper()
+	admin := w.db.Conn(w.t)
+	for _, sql := range []string{
+		"CREATE SCHEMA hold",
+		"GRANT USAGE ON SCHEMA hold TO PUBLIC",
+		`CREATE FUNCTION hold.set_config(name text, value text, is_local boolean) RETURNS text LANGUAGE plpgsql AS $$
+		BEGIN
+			IF name = 'row_security' THEN
+				PERFORM pg_catalog.pg_advisory_xact_lock_shared(4712);
+				WHILE NOT pg_catalog.pg_try_advisory_xact_lock_shared(4711) LOOP PERFORM pg_catalog.pg_sleep(0.002); END LOOP;
+			END IF;
+			RETURN pg_catalog.set_config(name, value, is_local);
+		END $$`,
+	} {
+		_, err := admin.Exec(w.t.Context(), sql)
+		require.NoError(w.t, err)
+	}
+	u, err := url.Parse(w.db.URLAs(pgtest.Runtime))
+	require.NoError(w.t, err)
+	query := u.Query()
+	query.Set("search_path", "hold,pg_catalog,public")
+	u.RawQuery = query.Encode()
+	held, err = store.Open(u.String(), "")
+	require.NoError(w.t, err)
+	w.t.Cleanup(held.Close)
+	holder := w.db.ConnAs(w.t, pgtest.Owner)
+	lock := func(sql string) func() {
+		return func() {
+			_, err := holder.Exec(context.Background(), sql)
+			assert.NoError(w.t, err)
+		}
+	}
+	return held, lock("SELECT pg_advisory_lock(4711)"), lock("SELECT pg_advisory_unlock(4711)")
+}
+
+// awaitHeld waits until a comparison is held.
+func (w *world) awaitHeld() {
+	w.t.Helper()
+	w.eventually(func() bool {
+		var held bool
+		require.NoError(w.t, w.owner.QueryRow(w.t.Context(), `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+			WHERE d.datname = current_database() AND locktype = 'advisory' AND classid = 0 AND objid = 4712 AND granted)`).Scan(&held))
+		return held
+	}, "no comparison is held")
+}
+
+func TestReconcileLog(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zapcore.DebugLevel)
+	l := worker.NewReconcileLog(zap.New(core), 0)
+	for _, p := range []store.Progress{{}, {Percent: 12.39, Rows: 10_000}, {Percent: 99, Rows: 80_000}, {Percent: 100, Rows: 80_001}} {
+		l.Progress(p)
+	}
+	l.Again(store.ErrRewritten)
+	lines := logs.All()
+	require.Len(t, lines, 5)
+	assert.NotContains(t, lines[0].ContextMap(), "remaining_ms", "nobody knows yet")
+	second := lines[1].ContextMap()
+	assert.Equal(t, string(worker.EventReconcileProgress), second["event"])
+	assert.InDelta(t, 12.3, second["done"], 1e-9)
+	assert.EqualValues(t, 10_000, second["rows"])
+	assert.Positive(t, second["rows_per_second"])
+	assert.Positive(t, second["remaining_ms"])
+	last := lines[3].ContextMap()
+	assert.InDelta(t, 100, last["done"], 0)
+	assert.Zero(t, last["remaining_ms"])
+	assert.Equal(t, string(worker.EventReconcileRepeated), lines[4].ContextMap()["event"])
+
+	// At most one line in so long, and none of what takes less.
+	core, logs = observer.New(zapcore.DebugLevel)
+	l = worker.NewReconcileLog(zap.New(core), time.Hour)
+	l.Progress(store.Progress{})
+	l.Progress(store.Progress{Percent: 100})
+	assert.Empty(t, logs.All())
+}
