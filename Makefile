@@ -33,6 +33,10 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 
+.PHONY: quickstart
+quickstart: ## Type docs/quickstart.md on this machine, as root, and write the answers
+	go run ./internal/transcript/write docs/quickstart.md
+
 .PHONY: picture
 picture: ## Draw docs/demo.svg, from a run of the demo
 	go run ./internal/picture docs/demo.svg
