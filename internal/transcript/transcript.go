@@ -97,8 +97,28 @@ func Write(page string, played []Block) string {
 		n++
 		text := "```sh\n" + b.Commands + "```\n"
 		if b.Answer != "" {
-			text += "\n```text\n" + b.Answer + "\n```\n"
+			text += "\n```text\n" + shortened(b.Answer) + "\n```\n"
 		}
 		return text
 	})
+}
+
+// shortened has one line in place of all in which go says what it downloads.
+func shortened(answer string) string {
+	var lines []string
+	downloads, at := 0, 0
+	for line := range strings.SplitSeq(answer, "\n") {
+		if strings.HasPrefix(line, "go: downloading ") {
+			if downloads++; downloads == 1 {
+				at = len(lines)
+				lines = append(lines, "")
+			}
+			continue
+		}
+		lines = append(lines, line)
+	}
+	if downloads > 0 {
+		lines[at] = fmt.Sprintf("go: downloading … (%d lines)", downloads)
+	}
+	return strings.Join(lines, "\n")
 }

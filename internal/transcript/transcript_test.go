@@ -39,3 +39,9 @@ func TestEndsWhatRunsOn(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "on", played[0].Answer)
 }
+
+func TestShortensDownloads(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "go: downloading … (2 lines)\ndone", shortened("go: downloading a v1\ngo: downloading b v1\ndone"))
+	assert.Equal(t, "done", shortened("done"))
+}
