@@ -1,6 +1,7 @@
 package store
 
 import (
+	"maps"
 	"math"
 	"math/big"
 	"testing"
@@ -25,10 +26,7 @@ func TestSums(t *testing.T) {
 			want[user].Add(want[user], big.NewInt(n))
 			s.add(user, n)
 		}
-		got := map[uuid.UUID]*big.Int{}
-		for user, sum := range s.all() {
-			got[user] = sum
-		}
+		got := maps.Collect(s.all())
 		if len(got) != len(want) {
 			t.Fatalf("sums of %d users, not %d", len(got), len(want))
 		}

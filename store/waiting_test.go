@@ -35,8 +35,9 @@ func TestTheIndexSaysWhomItWaitsFor(t *testing.T) {
 				said.note(sentence)
 				if said.has("00001") && writer.PgConn().TxStatus() == 'I' {
 					_, err := writer.Exec(t.Context(), "BEGIN")
-					assert.NoError(t, err)
-					_, err = writer.Exec(t.Context(), "INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) VALUES ($1, $2, 1)", user, s.org)
+					if err == nil {
+						_, err = writer.Exec(t.Context(), "INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) VALUES ($1, $2, 1)", user, s.org)
+					}
 					assert.NoError(t, err)
 				}
 			})
