@@ -361,7 +361,7 @@ func TestTheDoctorFindsFaultsOfTheHost(t *testing.T) {
 		},
 		"a publication": {
 			check: "publication", make: doing("CREATE PUBLICATION reports FOR TABLE users, ai_usage_logs"),
-			severity: store.Warning, says: []string{"published with its column xact_id (reports)"},
+			severity: store.Note, says: []string{"published with its column xact_id (reports)"},
 			commands: []string{"ALTER TABLE public.ai_usage_logs ADD COLUMN IF NOT EXISTS xact_id xid8;"},
 			cure: func(s *site) {
 				s.superExec("ALTER PUBLICATION reports SET TABLE users")

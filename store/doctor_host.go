@@ -45,7 +45,7 @@ func examinePublication(ctx context.Context, e *examination, tx pgx.Tx, x *Exami
 		return err
 	}
 	if len(names) > 0 {
-		x.find(Warning, fmt.Sprintf("%s is published with its column xact_id (%s): a subscriber whose table has no such column stops replicating", e.usage().name, some(names)),
+		x.find(Note, fmt.Sprintf("%s is published with its column xact_id (%s): a subscriber whose table has no such column stops replicating", e.usage().name, some(names)),
 			"on each subscriber, unless it has the column; a publication that lists its columns without xact_id (PostgreSQL 15) needs nothing:",
 			"ALTER TABLE "+e.usage().name+" ADD COLUMN IF NOT EXISTS xact_id xid8;")
 	}
