@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -195,8 +196,14 @@ func TestTheDoctorAfterARestore(t *testing.T) {
 // pgDump dumps a database without owners and privileges.
 func pgDump(t *testing.T, url string) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), client(t, "pg_dump"), "--no-owner", "--no-privileges", "--dbname="+url).Output()
-	require.NoError(t, err)
+	var said bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), client(t, "pg_dump"), "--no-owner", "--no-privileges", "--dbname="+url)
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if strings.Contains(said.String(), "server version mismatch") {
+		t.Skip("SKIPPED: pg_dump is older than the server")
+	}
+	require.NoError(t, err, &said)
 	return string(out)
 }
 

@@ -254,7 +254,7 @@ func TestHTTPServerStopsBeforeItServes(t *testing.T) {
 func TestHTTPErrorsAreEvents(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	log, err := NewLogger("info", "json", &out, false)
+	log, err := NewLogger("info", "json", &out, Pipe)
 	require.NoError(t, err)
 	_, err = httpErrors{log}.Write([]byte("http: panic serving 192.0.2.7:51234: nil map\n"))
 	require.NoError(t, err)

@@ -22,6 +22,17 @@ const (
 	stormLines = 1000
 )
 
+// Medium is what a log is written to.
+type Medium int
+
+// A log goes to a file or a pipe, or to a person, whose terminal may have
+// colours or not (https://no-color.org).
+const (
+	Pipe Medium = iota
+	PlainTerminal
+	ColourTerminal
+)
+
 // NewLogger writes lines of at least the given level (debug, info, warn or
 // error) to w: as JSON where format is "json", for people where it is
 // "console", and with "auto" for people on a terminal and as JSON elsewhere.
@@ -33,7 +44,7 @@ const (
 // follows once a minute, when another error takes its place under the same
 // event, when a leader or the database is back, and at Sync. A storm is timed
 // by the lines themselves, so the last summary waits for the next line or Sync.
-func NewLogger(level, format string, w io.Writer, terminal bool) (*zap.Logger, error) {
+func NewLogger(level, format string, w io.Writer, medium Medium) (*zap.Logger, error) {
 	var lowest zapcore.Level
 	switch level {
 	case "debug", "info", "warn", "error":
@@ -55,12 +66,12 @@ func NewLogger(level, format string, w io.Writer, terminal bool) (*zap.Logger, e
 	}
 	var encoder zapcore.Encoder
 	switch {
-	case format == "json", format == "auto" && !terminal:
+	case format == "json", format == "auto" && medium == Pipe:
 		encoder = zapcore.NewJSONEncoder(config)
 	case format == "console", format == "auto":
 		config.ConsoleSeparator = "  "
 		config.EncodeLevel = zapcore.CapitalLevelEncoder
-		if terminal {
+		if medium == ColourTerminal {
 			config.EncodeLevel = zapcore.CapitalColorLevelEncoder
 		}
 		encoder = zapcore.NewConsoleEncoder(config)

@@ -30,7 +30,7 @@ func (c *logClock) pass(d time.Duration) { c.now = c.now.Add(d) }
 func newTestLogger(t *testing.T, clock *logClock) (*zap.Logger, *bytes.Buffer) {
 	t.Helper()
 	var out bytes.Buffer
-	log, err := NewLogger("info", "json", &out, false)
+	log, err := NewLogger("info", "json", &out, Pipe)
 	require.NoError(t, err)
 	return log.WithOptions(zap.WithClock(clock)), &out
 }
@@ -79,23 +79,25 @@ func TestLoggerJSON(t *testing.T) {
 func TestLoggerFormats(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		format   string
-		terminal bool
-		json     bool
-		color    bool
+		format string
+		medium Medium
+		json   bool
+		color  bool
 	}{
-		{"json", false, true, false},
-		{"json", true, true, false},
-		{"auto", false, true, false},
-		{"auto", true, false, true},
-		{"console", false, false, false},
-		{"console", true, false, true},
+		{"json", Pipe, true, false},
+		{"json", ColourTerminal, true, false},
+		{"auto", Pipe, true, false},
+		{"auto", PlainTerminal, false, false},
+		{"auto", ColourTerminal, false, true},
+		{"console", Pipe, false, false},
+		{"console", PlainTerminal, false, false},
+		{"console", ColourTerminal, false, true},
 	}
 	for _, test := range tests {
-		t.Run(fmt.Sprint(test.format, test.terminal), func(t *testing.T) {
+		t.Run(fmt.Sprint(test.format, test.medium), func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
-			log, err := NewLogger("debug", test.format, &out, test.terminal)
+			log, err := NewLogger("debug", test.format, &out, test.medium)
 			require.NoError(t, err)
 			log.Debug("the bell is armed", Event(EventBellArmed))
 			assert.Equal(t, test.json, json.Valid(out.Bytes()), out.String())
@@ -108,9 +110,9 @@ func TestLoggerFormats(t *testing.T) {
 
 func TestLoggerRefuses(t *testing.T) {
 	t.Parallel()
-	_, err := NewLogger("loud", "json", &bytes.Buffer{}, false)
+	_, err := NewLogger("loud", "json", &bytes.Buffer{}, Pipe)
 	require.EqualError(t, err, `log level "loud": want debug, info, warn or error`)
-	_, err = NewLogger("info", "xml", &bytes.Buffer{}, false)
+	_, err = NewLogger("info", "xml", &bytes.Buffer{}, Pipe)
 	require.EqualError(t, err, `log format "xml": want auto, json or console`)
 }
 
@@ -362,7 +364,7 @@ func TestLoggerMasksAddresses(t *testing.T) {
 }
 
 func BenchmarkLoggerTick(b *testing.B) {
-	log, err := NewLogger("info", "json", &bytes.Buffer{}, false)
+	log, err := NewLogger("info", "json", &bytes.Buffer{}, Pipe)
 	require.NoError(b, err)
 	b.ReportAllocs()
 	for b.Loop() {

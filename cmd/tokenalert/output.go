@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"tokenalert/store"
+	"tokenalert/worker"
 )
 
 // outputFormat is the value of --output.
@@ -73,4 +74,15 @@ func terminalOf(w io.Writer) *os.File {
 		return nil
 	}
 	return file
+}
+
+// mediumOf is what a log on file is written to.
+func mediumOf(file *os.File) worker.Medium {
+	switch {
+	case !term.IsTerminal(int(file.Fd())):
+		return worker.Pipe
+	case newView(file).plain:
+		return worker.PlainTerminal
+	}
+	return worker.ColourTerminal
 }

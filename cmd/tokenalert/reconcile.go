@@ -114,7 +114,7 @@ func (r *reconciliation) compare(ctx context.Context, stderr io.Writer, s settin
 		found, err = worker.Reconcile(ctx, r.database, bar.progress, func(err error) { bar.say(fmt.Sprintf("%v; once more", err)) })
 		bar.end()
 	} else {
-		log, logErr := worker.NewLogger(s.LogLevel, s.LogFormat, stderr, false)
+		log, logErr := worker.NewLogger(s.LogLevel, s.LogFormat, stderr, worker.Pipe)
 		if logErr != nil {
 			return logErr
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"tokenalert/store"
 	"tokenalert/worker"
@@ -48,7 +47,7 @@ Settings come from the environment:
 			if err != nil {
 				return err
 			}
-			log, err := worker.NewLogger(s.LogLevel, s.LogFormat, os.Stdout, term.IsTerminal(int(os.Stdout.Fd())))
+			log, err := worker.NewLogger(s.LogLevel, s.LogFormat, os.Stdout, mediumOf(os.Stdout))
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"tokenalert/internal/pgtest"
 	"tokenalert/internal/terminal"
 )
 
@@ -173,6 +174,29 @@ func TestPlainWhereColoursAreNotWanted(t *testing.T) {
 			tt.awaitPage("verdict: every total")
 			assert.NotContains(t, tt.Written(), "\x1b", "control sequences")
 			tt.restored()
+		})
+	}
+}
+
+func TestTheLogHasColoursOnlyWhereTheyAreWanted(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	for name, tt := range map[string]struct {
+		environment []string
+		coloured    bool
+	}{
+		"colours":  {nil, true},
+		"NO_COLOR": {[]string{"NO_COLOR=1"}, false},
+		"dumb":     {[]string{"TERM=dumb"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run := startOnTerminal(t, 120, 30, append(tt.environment, runEnvironment(p.db.URLAs(pgtest.Runtime))...), "run")
+			run.awaitPage("database.connected")
+			run.typeKeys("\x03") // Ctrl-C, by the terminal
+			assert.Equal(t, 0, run.wait())
+			assert.Equal(t, tt.coloured, strings.Contains(run.Written(), "\x1b["), run.Written())
+			assert.NotContains(t, run.Page(), "{\"level\"", "JSON is for programs")
 		})
 	}
 }
