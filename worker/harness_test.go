@@ -198,6 +198,11 @@ func (w *world) startOn(url string, changes ...func(*worker.Config)) *replica {
 		change(&c)
 	}
 	require.NoError(w.t, c.Validate())
+	return w.startAs(url, c)
+}
+
+func (w *world) startAs(url string, c worker.Config) *replica {
+	w.t.Helper()
 	s, err := store.Open(url, "")
 	require.NoError(w.t, err)
 	core, logs := observer.New(zapcore.DebugLevel)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -131,22 +130,7 @@ func (w *world) startReconciling(every time.Duration) *replica {
 	w.t.Helper()
 	c := config()
 	c.ReconcileInterval = every
-	core, logs := observer.New(zapcore.DebugLevel)
-	s, err := store.Open(w.db.URLAs(pgtest.Runtime), "")
-	require.NoError(w.t, err)
-	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
-	daemon, err := worker.New(c, s, zap.New(core), worker.NewMetrics("test", "test"), health)
-	require.NoError(w.t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health}
-	go func() {
-		defer close(r.done)
-		defer s.Close()
-		r.err = daemon.Run(ctx)
-		r.ended.Store(true)
-	}()
-	w.t.Cleanup(r.stop)
-	return r
+	return w.startAs(w.db.URLAs(pgtest.Runtime), c)
 }
 
 func TestReconcileBeforeAnybodyLed(t *testing.T) {
@@ -177,7 +161,10 @@ func TestReconcileStartsAnewUnderARewrite(t *testing.T) {
 			w.settle()
 			r.stop()
 
-			held, hold, release := w.holdReconcile()
+			url, hold, release := w.db.HoldReconcile(t)
+			held, err := store.Open(url, "")
+			require.NoError(t, err)
+			t.Cleanup(held.Close)
 			hold()
 			done := make(chan error, 1)
 			var told []error
@@ -206,7 +193,7 @@ func TestReconcileStartsAnewUnderARewrite(t *testing.T) {
 					done <- err
 				}
 			}
-			err := <-done
+			err = <-done
 			if tt.rewrites > 3 {
 				require.ErrorIs(t, err, store.ErrRewritten)
 			} else {
@@ -218,45 +205,6 @@ func TestReconcileStartsAnewUnderARewrite(t *testing.T) {
 			}
 		})
 	}
-}
-
-// holdReconcile opens a store whose comparisons, once they have their snapshot
-// and before they touch a table, wait from hold to release: it finds set_config
-// in a schema of the test's before the one in pg_catalog.
-func (w *world) holdReconcile() (held *store.Store, hold, release func()) {
-	w.t.Helper()
-	admin := w.db.Conn(w.t)
-	for _, sql := range []string{
-		"CREATE SCHEMA hold",
-		"GRANT USAGE ON SCHEMA hold TO PUBLIC",
-		`CREATE FUNCTION hold.set_config(name text, value text, is_local boolean) RETURNS text LANGUAGE plpgsql AS $$
-		BEGIN
-			IF name = 'row_security' THEN
-				PERFORM pg_catalog.pg_advisory_xact_lock_shared(4712);
-				WHILE NOT pg_catalog.pg_try_advisory_xact_lock_shared(4711) LOOP PERFORM pg_catalog.pg_sleep(0.002); END LOOP;
-			END IF;
-			RETURN pg_catalog.set_config(name, value, is_local);
-		END $$`,
-	} {
-		_, err := admin.Exec(w.t.Context(), sql)
-		require.NoError(w.t, err)
-	}
-	u, err := url.Parse(w.db.URLAs(pgtest.Runtime))
-	require.NoError(w.t, err)
-	query := u.Query()
-	query.Set("search_path", "hold,pg_catalog,public")
-	u.RawQuery = query.Encode()
-	held, err = store.Open(u.String(), "")
-	require.NoError(w.t, err)
-	w.t.Cleanup(held.Close)
-	holder := w.db.ConnAs(w.t, pgtest.Owner)
-	lock := func(sql string) func() {
-		return func() {
-			_, err := holder.Exec(context.Background(), sql)
-			assert.NoError(w.t, err)
-		}
-	}
-	return held, lock("SELECT pg_advisory_lock(4711)"), lock("SELECT pg_advisory_unlock(4711)")
 }
 
 // awaitHeld waits until a comparison is held.

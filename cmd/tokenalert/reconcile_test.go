@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -253,39 +252,12 @@ func TestReconcileNamesWhatItLacks(t *testing.T) {
 	})
 }
 
-// holdReconcile has comparisons wait once they have their snapshot, before they
-// touch a table, until release: they find set_config in a schema of the test's
-// before the one in pg_catalog. It returns the connection string that does so.
+// holdReconcile has comparisons over the connection string wait until release.
 func (p *platform) holdReconcile() (connection string, release func()) {
 	p.t.Helper()
-	for _, sql := range []string{
-		"CREATE SCHEMA hold",
-		"GRANT USAGE ON SCHEMA hold TO PUBLIC",
-		`CREATE FUNCTION hold.set_config(name text, value text, is_local boolean) RETURNS text LANGUAGE plpgsql AS $$
-		BEGIN
-			IF name = 'row_security' THEN
-				PERFORM pg_catalog.pg_advisory_xact_lock_shared(4712);
-				WHILE NOT pg_catalog.pg_try_advisory_xact_lock_shared(4711) LOOP PERFORM pg_catalog.pg_sleep(0.002); END LOOP;
-			END IF;
-			RETURN pg_catalog.set_config(name, value, is_local);
-		END $$`,
-	} {
-		_, err := p.admin.Exec(p.t.Context(), sql)
-		require.NoError(p.t, err)
-	}
-	holder := p.db.Conn(p.t)
-	_, err := holder.Exec(p.t.Context(), "SELECT pg_advisory_lock(4711)")
-	require.NoError(p.t, err)
-	u, err := url.Parse(p.db.URLAs(pgtest.Runtime))
-	require.NoError(p.t, err)
-	query := u.Query()
-	query.Set("search_path", "hold,pg_catalog,public")
-	u.RawQuery = query.Encode()
-	return u.String(), func() {
-		p.t.Helper()
-		_, err := holder.Exec(p.t.Context(), "SELECT pg_advisory_unlock(4711)")
-		require.NoError(p.t, err)
-	}
+	connection, hold, release := p.db.HoldReconcile(p.t)
+	hold()
+	return connection, release
 }
 
 func (p *platform) awaitHeld() {

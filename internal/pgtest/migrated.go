@@ -47,31 +47,3 @@ func (db *DB) SetNow(t testing.TB, at time.Time) {
 		t.Fatal("pgtest: set the clock:", err)
 	}
 }
-
-// HoldTicks has every tick that tells somebody wait, with all written and
-// nothing committed, until the returned function is called: a trigger of the
-// host's on notifications that takes its time. It takes no lock that would run
-// into the tick's lock_timeout.
-func (db *DB) HoldTicks(t testing.TB) (release func()) {
-	t.Helper()
-	holder := connect(t, db.OwnerURL())
-	for _, sql := range []string{
-		`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
-			RETURN NULL;
-		END $$`,
-		"CREATE TRIGGER hold AFTER INSERT ON notifications FOR EACH STATEMENT EXECUTE FUNCTION hold()",
-		"SELECT pg_advisory_lock(1)",
-	} {
-		if _, err := holder.Exec(t.Context(), sql); err != nil {
-			t.Fatal("pgtest: hold ticks:", err)
-		}
-	}
-	return func() {
-		t.Helper()
-		if err := holder.Close(t.Context()); err != nil {
-			t.Fatal("pgtest: release ticks:", err)
-		}
-	}
-}
