@@ -55,6 +55,9 @@ func TestReconcileSaysHowFarItIs(t *testing.T) {
 func TestReconcileReadsTheTableOnce(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)
+	if ask[int](c.site, "SELECT current_setting('server_version_num')::integer") < 150000 {
+		t.Skip("SKIPPED: below PostgreSQL 15 statistics of scans come late")
+	}
 	user := c.user(0)
 	c.exec("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) SELECT $1, $2, 1 FROM generate_series(1, 30000)", user, c.org)
 	c.settle()
