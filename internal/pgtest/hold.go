@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"net/url"
+	"sync"
 	"testing"
 )
 
@@ -42,8 +43,11 @@ func (db *DB) HoldReconcile(t testing.TB) (held string, hold, release func()) {
 	t.Helper()
 	holder := connect(t, db.URL())
 	t.Cleanup(func() { _ = holder.Close(context.Background()) })
+	var one sync.Mutex // hold and release may be called by two goroutines
 	exec := func(sql string) {
 		t.Helper()
+		one.Lock()
+		defer one.Unlock()
 		if _, err := holder.Exec(context.Background(), sql); err != nil {
 			t.Error("pgtest: hold reconcile:", err)
 		}
