@@ -88,7 +88,7 @@ var mutants = []mutant{
 				"migrations/00006_takeover.sql",
 				`UNIQUE (user_id, period_start, alert_threshold, token_limit)`, `UNIQUE (user_id, alert_threshold)`,
 			},
-			{"store/grant.go", `"SELECT, INSERT ON token_limit_alerts"`, `"SELECT, INSERT, UPDATE ON token_limit_alerts"`},
+			{"store/privilege.go", `may("table", host.alerts, "SELECT", "INSERT")`, `may("table", host.alerts, "SELECT", "INSERT", "UPDATE")`},
 			{
 				"store/alerts.go",
 				`ON CONFLICT (user_id, period_start, alert_threshold, token_limit) DO NOTHING
