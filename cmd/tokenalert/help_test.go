@@ -66,11 +66,13 @@ func TestCommandsPage(t *testing.T) {
 func TestWhatIsNearIsSuggested(t *testing.T) {
 	t.Parallel()
 	for args, says := range map[string]string{
-		"stauts":           "did you mean status?",
-		"migrate upp":      "did you mean up?",
-		"frobnicate":       `unknown command "frobnicate"; see`,
-		"status -o yaml":   "must be one of text, json",
-		"status --users x": "--users",
+		"stauts":             "did you mean status?",
+		"migrate upp":        "did you mean up?",
+		"frobnicate":         `unknown command "frobnicate"; see`,
+		"status -o yaml":     "must be one of text, json",
+		"status --users x":   "--users",
+		"status --users 0":   "must be from 1 to 1000",
+		"status --every 1ms": "must be at least 100ms",
 	} {
 		exit, stdout, stderr := typed(t, nil, strings.Fields(args)...)
 		assert.Equal(t, 2, exit, args)

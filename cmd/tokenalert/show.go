@@ -198,7 +198,7 @@ func (s *show) page(v view, st store.Status, platform *demo.Platform, gone time.
 	room := height - len(lines) - len(footer)
 	rows := min(len(platform.Users), max(room-5, room*2/3, 1))
 	lines = append(lines, s.bars(v, st, platform, rows, width)...)
-	if feed := room - rows - 2; feed > 0 {
+	if feed := height - len(lines) - len(footer) - 2; feed > 0 {
 		lines = append(lines, "", "  "+v.bold.Render("Alerts"))
 		lines = append(lines, s.feed(v, feed)...)
 	}
@@ -209,11 +209,13 @@ func (s *show) title(v view, gone time.Duration, width int) string {
 	gone = min(gone, s.demo.duration)
 	left := "  " + v.bold.Render("tokenalert") + v.faint.Render(" tells users once, at once, when their tokens reach a threshold")
 	right := fmt.Sprintf("%.0f of %.0f s", gone.Seconds(), s.demo.duration.Seconds())
+	if ansi.StringWidth(left)+len(right) >= width {
+		left = "  " + v.bold.Render("tokenalert")
+	}
 	return left + strings.Repeat(" ", max(1, width-ansi.StringWidth(left)-len(right))) + v.faint.Render(right)
 }
 
-// bars draws the users: all of them in their order, or the first where there
-// are more than rows.
+// bars draws the users in their order, in as many lines as there are rows.
 func (s *show) bars(v view, st store.Status, platform *demo.Platform, rows, width int) []string {
 	used := map[string]int64{}
 	for _, u := range st.Users {
@@ -231,12 +233,19 @@ func (s *show) bars(v view, st store.Status, platform *demo.Platform, rows, widt
 		used[a.name] = max(used[a.name], a.used) // the alert may be newer than the last look
 	}
 	var lines []string
-	for _, id := range platform.Users[:rows] {
+	drawn, more := platform.Users[:rows], len(platform.Users)-rows
+	if more > 0 && rows > 1 {
+		drawn, more = drawn[:rows-1], more+1
+	}
+	for _, id := range drawn {
 		name, note := platform.Names[id], ""
 		if t := highest[name]; t > 0 {
 			note = fmt.Sprintf("told %3d %%", t)
 		}
 		lines = append(lines, v.standing(width, 12, name, used[name], demo.Limit, thresholds, fmt.Sprintf("%-10s", note)))
+	}
+	if more > 0 {
+		lines = append(lines, v.faint.Render(fmt.Sprintf("  and %d more", more)))
 	}
 	return lines
 }

@@ -37,14 +37,14 @@ Exit status: 0 shown, whatever it shows (tokenalert doctor judges); 1 failed.`,
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until Ctrl-C")
 	cmd.Flags().DurationVar(&every, "every", time.Second, "how often, with --watch (at least 100ms)")
-	cmd.Flags().IntVar(&users, "users", 10, "how many users to show (0 to 1000)")
+	cmd.Flags().IntVar(&users, "users", 10, "how many users to show (1 to 1000)")
 	format := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if every < 100*time.Millisecond {
 			return usageError{fmt.Errorf("--every %s: must be at least 100ms", every)}
 		}
-		if users < 0 || users > 1000 {
-			return usageError{fmt.Errorf("--users %d: must be from 0 to 1000", users)}
+		if users < 1 || users > 1000 {
+			return usageError{fmt.Errorf("--users %d: must be from 1 to 1000", users)}
 		}
 		database, _, err := openDatabase("status")
 		if err != nil {

@@ -111,11 +111,14 @@ func (v view) char(unicode, ascii string) string {
 // standing is one user's line, width cells wide.
 func (v view) standing(width, nameWidth int, name string, used, limit int64, thresholds []int32, note string) string {
 	percent := fmt.Sprintf("%.1f %%", float64(worker.PercentTenths(used, limit))/10)
-	tokens := fmt.Sprintf("%s of %s", number(used), number(limit))
-	const percentWidth, tokensWidth = 9, 21
-	barWidth := width - nameWidth - percentWidth - tokensWidth - 6 - ansi.StringWidth(note)
-	return fmt.Sprintf("  %s %s%s %s %s", pad(name, nameWidth), v.bar(max(barWidth, 10), used, limit, thresholds),
-		v.levels[level(used, limit, thresholds)].Render(fmt.Sprintf("%*s", percentWidth, percent)), fmt.Sprintf("%*s", tokensWidth, tokens), note)
+	const percentWidth, tokensWidth = 9, 22
+	tokens := fmt.Sprintf("%*s", tokensWidth, number(used)+" of "+number(limit))
+	if width < 76 { // what the bar and the percentage say as well
+		tokens = ""
+	}
+	barWidth := width - nameWidth - percentWidth - len(tokens) - 5 - ansi.StringWidth(note)
+	return fmt.Sprintf("  %s %s%s%s  %s", pad(name, nameWidth), v.bar(max(barWidth, 10), used, limit, thresholds),
+		v.levels[level(used, limit, thresholds)].Render(fmt.Sprintf("%*s", percentWidth, percent)), tokens, note)
 }
 
 // pad makes s exactly width cells wide, whatever is in it.
