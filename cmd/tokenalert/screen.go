@@ -36,8 +36,22 @@ const (
 	leavePage = "\x1b[m\x1b[?25h\x1b[?1049l" // and back
 	beginPage = "\x1b[?2026h\x1b[H"          // show nothing half drawn; to the upper left
 	clearLine = "\x1b[K"                     // first: behind a full line it would clear the last cell
-	endPage   = "\x1b[J\x1b[?2026l"          // clear what was below
+	clearRest = "\r\n\x1b[J"                 // what was below the last line
+	endPage   = "\x1b[?2026l"
 )
+
+// ownTerminal is where keys come from, whatever standard input is.
+const ownTerminal = "/dev/tty"
+
+// pageOn returns w where a page can be drawn on it and keys can be read, else nil.
+func pageOn(w io.Writer) *os.File {
+	keys, err := os.Open(ownTerminal)
+	if err != nil {
+		return nil
+	}
+	_ = keys.Close()
+	return terminalOf(w)
+}
 
 // run shows the page on out, which is a terminal.
 func (s screen) run(ctx context.Context, out *os.File) error {
@@ -47,16 +61,16 @@ func (s screen) run(ctx context.Context, out *os.File) error {
 	signal.Notify(resized, syscall.SIGWINCH)
 	defer signal.Stop(resized)
 
+	keys, err := os.Open(ownTerminal)
+	if err != nil {
+		return fmt.Errorf("read keys: %w", err)
+	}
+	defer func() { _ = keys.Close() }() // which ends the reading
 	leave, err := enter(out)
 	if err != nil {
 		return fmt.Errorf("draw on the terminal: %w", err)
 	}
 	defer leave()
-	keys, err := os.Open("/dev/tty")
-	if err != nil {
-		return fmt.Errorf("read keys: %w", err)
-	}
-	defer func() { _ = keys.Close() }() // which ends the reading
 	quit := make(chan struct{})
 	go func() {
 		defer close(quit)
@@ -82,6 +96,7 @@ func (s screen) run(ctx context.Context, out *os.File) error {
 		case <-quit:
 			return nil
 		case <-resized:
+			last = "" // what is left of it is not known
 		case <-t.C:
 		}
 	}
@@ -93,7 +108,11 @@ func (s screen) page(width, height int) string {
 	for i, line := range lines {
 		lines[i] = clearLine + ansi.Truncate(line, width, "")
 	}
-	return beginPage + strings.Join(lines, "\r\n") + endPage
+	text := strings.Join(lines, "\r\n")
+	if len(lines) < height {
+		text += clearRest
+	}
+	return beginPage + text + endPage
 }
 
 // awaitQuit returns when a key is typed that quits, or no key can come.

@@ -45,7 +45,7 @@ type alert struct {
 func newShow(out io.Writer, d demonstration) *show {
 	s := &show{out: out, demo: d}
 	if !d.lines {
-		s.live = terminalOf(out)
+		s.live = pageOn(out)
 	}
 	return s
 }

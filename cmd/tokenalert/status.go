@@ -56,8 +56,8 @@ Exit status: 0 shown, whatever it shows (tokenalert doctor judges); 1 failed.`,
 		out := cmd.OutOrStdout()
 		look := func(ctx context.Context) (store.Status, error) { return lookAt(ctx, database, users) }
 		switch {
-		case watch && *format == outputText && terminalOf(out) != nil:
-			return watchStatus(ctx, terminalOf(out), look, every)
+		case watch && *format == outputText && pageOn(out) != nil:
+			return watchStatus(ctx, pageOn(out), look, every)
 		case watch:
 			return repeatStatus(ctx, out, look, every, *format)
 		}

@@ -140,6 +140,18 @@ func TestTheTerminalIsRestored(t *testing.T) {
 	}
 }
 
+// The second signal ends it at once, wherever the first has brought it.
+func TestTheTerminalIsRestoredByTheSecondSignal(t *testing.T) {
+	t.Parallel()
+	demo := startOnTerminal(t, 100, 30, nil, "demo", "--for", "10m", "--users", "2")
+	demo.drawn()
+	demo.awaitPage("demo-worker since")
+	require.NoError(t, demo.Cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, demo.Cmd.Process.Signal(syscall.SIGINT))
+	assert.Contains(t, []int{0, 128 + int(syscall.SIGINT), 128 + int(syscall.SIGTERM)}, demo.wait())
+	demo.restored()
+}
+
 // killServers kills the PostgreSQL that a demo has started.
 func killServers(t *testing.T, parent int) {
 	t.Helper()
