@@ -121,19 +121,6 @@ func widthOf(out io.Writer) int {
 	return 132
 }
 
-// status is the whole page.
-func (v view) status(st store.Status, width int) []string {
-	lines := []string{
-		v.bold.Render(st.Database) + fmt.Sprintf(", PostgreSQL %d, %s", st.ServerVersion/10000, instant(st.Now)),
-		"",
-	}
-	lines = append(lines, v.worker(st)...)
-	lines = append(lines, "", fmt.Sprintf("%s of %s with a limit:", v.bold.Render("Nearest to their limits"), count(int64(st.Limited), "user")))
-	lines = append(lines, v.users(st, width)...)
-	lines = append(lines, "", v.bold.Render("Alerts of this period")+":")
-	return append(lines, v.alerts(st)...)
-}
-
 // statusDocument is what --output json prints.
 type statusDocument struct {
 	store.Status
