@@ -122,6 +122,7 @@ var checks = []check{
 	{"settings", schema, examineSettings},
 	{"limits", schema, examineLimits},
 	{"usage-rows", tables, examineUsageRows},
+	{"usage-index", tables, examineUsageIndex},
 	{"chain", index, examineChain},
 	{"lead", schema, examineLead},
 	{"bell", schema, examineBell},

@@ -359,6 +359,11 @@ func TestTheDoctorFindsFaultsOfTheHost(t *testing.T) {
 			severity: store.Broken, says: []string{`the host's own trigger "Again"`},
 			commands: []string{`ALTER TABLE public.ai_usage_logs DISABLE TRIGGER "Again";`},
 		},
+		"no index by user": {
+			check: "usage-index", make: doing("DROP INDEX idx_ai_usage_user, idx_ai_usage_user_created"),
+			severity: store.Warning, says: []string{"has no index that begins with user_id"},
+			commands: []string{"CREATE INDEX CONCURRENTLY ON public.ai_usage_logs (user_id, created_at);"},
+		},
 		"a publication": {
 			check: "publication", make: doing("CREATE PUBLICATION reports FOR TABLE users, ai_usage_logs"),
 			severity: store.Note, says: []string{"published with its column xact_id (reports)"},

@@ -110,3 +110,20 @@ func examineLimits(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 	x.Well = "there are users with a limit"
 	return nil
 }
+
+// examineUsageIndex looks for an index by which one user's rows are found.
+func examineUsageIndex(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) error {
+	var found bool
+	err := tx.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+		               WHERE i.indrelid = $1::oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'user_id')`, e.usage().oid).Scan(&found)
+	if err != nil {
+		return err
+	}
+	if !found {
+		x.find(Warning, e.usage().name+" has no index that begins with user_id: each correction reads the whole table, and many at once may never be done within a tick",
+			asOwner, "CREATE INDEX CONCURRENTLY ON "+e.usage().name+" (user_id, created_at);")
+	}
+	x.Well = "the rows of one user are found by an index"
+	return nil
+}

@@ -220,7 +220,7 @@ func examineTriggers(ctx context.Context, e *examination, tx pgx.Tx, x *Examined
 			"as the owner of ai_usage_logs; our history is kept and taken in again:", "tokenalert migrate down", migrateUp)
 	}
 	if len(disabled) > 0 {
-		x.find(Broken, plural(len(disabled), "trigger is", "triggers are")+" disabled, "+some(disabled)+without, asOwner, enable...)
+		x.find(Broken, plural(len(disabled), "trigger is", "triggers are")+" disabled, "+some(disabled)+without, "as the owner of ai_usage_logs; `tokenalert reconcile` then finds what they have missed:", enable...)
 	}
 	x.Well = "all there and enabled"
 	return nil

@@ -65,7 +65,7 @@ const candidateColumns = `
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest
 // threshold ($4, percent) and hold no mark that could clear.
-const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= $4::integer * a.token_limit))`
+const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * $4::integer))`
 
 // parameters are those of placeRows and worthDeciding, in their order.
 func (p *Periods) parameters(floor int, more ...any) []any {

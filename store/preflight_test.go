@@ -47,6 +47,18 @@ func TestUpNamesWhatIsInTheWay(t *testing.T) {
 				"does not own table users", "does not own table organizations", "does not own table token_limit_alerts",
 			},
 		},
+		"users by numbers": {
+			kind: host.LMS, super: "ALTER TABLE ai_usage_logs DROP COLUMN user_id CASCADE; ALTER TABLE ai_usage_logs ADD COLUMN user_id bigint NOT NULL",
+			want: []string{"column ai_usage_logs.user_id is bigint; it must be uuid"},
+		},
+		"NULL where it cannot be counted": {
+			super: `ALTER TABLE ai_usage_logs ALTER COLUMN user_id DROP NOT NULL, ALTER COLUMN tokens_used DROP NOT NULL;
+				ALTER TABLE users ALTER COLUMN organization_id DROP NOT NULL`,
+			want: []string{
+				"column ai_usage_logs.user_id may be NULL", "column ai_usage_logs.tokens_used may be NULL",
+				"ALTER TABLE users ALTER COLUMN organization_id SET NOT NULL",
+			},
+		},
 		"a table of somebody else": {
 			super: "ALTER TABLE users OWNER TO CURRENT_USER",
 			want:  []string{"role host_owner does not own table users"},

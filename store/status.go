@@ -185,7 +185,7 @@ func (st *Status) queueUsers(batch *pgx.Batch, most int) {
 		return row.Scan(&st.Limited)
 	})
 	batch.Queue(`
-		SELECT a.user_id, left(a.full_name, 200), greatest(least(p.tokens_used, 9223372036854775807), -9223372036854775808)::bigint,
+		SELECT a.user_id, left(coalesce(a.full_name, ''), 200), greatest(least(p.tokens_used, 9223372036854775807), -9223372036854775808)::bigint,
 		       a.token_limit, p.period_start, p.period_end
 		FROM tokenalert.usage_periods p
 		JOIN tokenalert.accounts() a ON a.user_id = p.user_id

@@ -250,7 +250,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
-		if user == nil {
+		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
 			return nil
 		}
 		c := Candidate{

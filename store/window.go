@@ -141,7 +141,7 @@ LEFT JOIN (
 			SELECT user_id, period_start, NULL, NULL, NULL, newest, token_limit FROM placed, fence
 		) both_sides
 		GROUP BY 1, 2
-		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= $4::integer * max(token_limit))
+		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= max(token_limit)::numeric * $4::integer)
 	) c -- worth deciding, before accounts() is looked at again for each
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
 ) s ON true`

@@ -187,6 +187,9 @@ func (t *ThresholdVerdict) fromAlert(al store.AccountAlert) {
 // expected is what the current period's total will be when what waits is
 // counted.
 func (v view) expected() int64 {
+	if v.LastTick == nil { // the next tick counts everything anew
+		return v.Uncounted.CurrentTokens
+	}
 	used := v.Current.TokensUsed
 	if v.recounts() && v.Current.RowsAddUpTo != nil {
 		used = *v.Current.RowsAddUpTo

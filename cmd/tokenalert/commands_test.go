@@ -34,6 +34,7 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"doctor now", "tokenalert doctor --help"},
 		{"doctor --output yaml", "must be one of text, json"},
 		{"demo --for 3s --rate 0 --users 0", "--users"},
+		{"demo --rate NaN", "--rate"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,6 +47,11 @@ Exit status: 0 everything was right; 1 it was not, or the demo could not run.`,
 			if err := d.validate(); err != nil {
 				return usageError{err}
 			}
+			for name := range pgVariables { // they are about another server
+				if err := os.Unsetenv(name); err != nil {
+					return err
+				}
+			}
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
 			return d.run(ctx, cmd.OutOrStdout())
@@ -71,7 +77,7 @@ func (d demonstration) validate() error {
 	if d.duration <= 0 {
 		errs = append(errs, fmt.Errorf("--for %s: must be above 0", d.duration))
 	}
-	if d.rate < 0.1 || d.rate > 10000 {
+	if !(d.rate >= 0.1 && d.rate <= 10000) { // NaN is neither
 		errs = append(errs, fmt.Errorf("--rate %g: must be from 0.1 to 10000", d.rate))
 	}
 	if d.users < 1 || d.users > 10000 {
@@ -90,6 +96,9 @@ func (d demonstration) tokens() int {
 func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 	show := newShow(out, d)
 	server, err := d.start(ctx, show)
+	if s, ok := errors.AsType[signaled](context.Cause(ctx)); ok && err != nil {
+		return fmt.Errorf("interrupted by %w before anything was to be seen", s)
+	}
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func TestDoctorJSON(t *testing.T) {
 		"check": "triggers", "status": "broken", "findings": []any{map[string]any{
 			"severity": "broken",
 			"says":     "1 trigger is disabled, tokenalert_ring on public.ai_usage_logs: without them inserts do not wake the worker, or corrections are found by reconcile only",
-			"remedy":   "as the owner of ai_usage_logs:",
+			"remedy":   "as the owner of ai_usage_logs; `tokenalert reconcile` then finds what they have missed:",
 			"commands": []any{"ALTER TABLE public.ai_usage_logs ENABLE TRIGGER tokenalert_ring;"},
 		}},
 	}, byName["triggers"])

@@ -34,7 +34,8 @@ It shows its progress on standard error: a bar on a terminal, elsewhere log
 lines, one in 5 seconds.
 
 Exit status: 0 when all totals agree or those that differ were queued, 1 when it
-failed or was interrupted. With --dry-run 1 also when totals differ; the output,
+failed or was interrupted, or nothing could be compared because a full count is
+due (try again in a moment). With --dry-run 1 also when totals differ; the output,
 with --output json the document, is then complete.`,
 		Example: `  tokenalert reconcile
   tokenalert reconcile --dry-run
@@ -59,7 +60,7 @@ with --output json the document, is then complete.`,
 		if err := r.report(ctx); err != nil {
 			return r.interrupted(ctx, err)
 		}
-		if dryRun && len(r.Differences) > 0 {
+		if r.FullCount || dryRun && len(r.Differences) > 0 {
 			return exitStatus(1)
 		}
 		return nil

@@ -196,7 +196,7 @@ func TestReconcileJSON(t *testing.T) {
 	assert.Equal(t, 1, ask[int](p, "SELECT count(*) FROM tokenalert.recounts"))
 
 	p.exec("TRUNCATE ai_usage_logs")
-	stdout, _ := p.reconcile(0)
+	stdout, _ := p.reconcile(1)
 	assert.Equal(t, "nothing was compared: a full count is due, which corrects every total\n", stdout)
 }
 
