@@ -323,3 +323,17 @@ func TestATruncateLeavesNothingAheadEither(t *testing.T) {
 	c.count(store.Full)
 	assert.Zero(t, ask[int](c.site, "SELECT sum(tokens_used)::integer FROM tokenalert.usage_periods"))
 }
+
+// What the window adds to a total that is about to be counted anew is no crossing.
+func TestACorrectionInTheSameTickAsUsageIsNotToldOf(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	user := s.user(1000)
+	s.use(user, 700)
+	s.work()
+	s.exec("UPDATE ai_usage_logs SET tokens_used = 10 WHERE user_id = $1", user)
+	s.use(user, 200)
+	s.work()
+	assert.Empty(t, s.alerts(user), "210 of 1000 at every tick")
+	assert.Zero(t, s.notified(user))
+}

@@ -67,7 +67,12 @@ const candidateColumns = `
 // threshold ($4, percent) and hold no mark that could clear.
 const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * $4::integer))`
 
+// placing are the parameters of placeRows, in their order, and more.
+func (p *Periods) placing(more ...any) []any {
+	return append([]any{p.edges, p.bounds, p.zone}, more...)
+}
+
 // parameters are those of placeRows and worthDeciding, in their order.
 func (p *Periods) parameters(floor int, more ...any) []any {
-	return append([]any{p.edges, p.bounds, p.zone, floor}, more...)
+	return append(p.placing(floor), more...)
 }

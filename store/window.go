@@ -204,11 +204,13 @@ LEFT JOIN (
 	WHERE ` + worthDeciding + `
 ) s ON true`
 
-// countWanted deals with the corrections that are due, up to $5 of them: the
+// countWanted deals with the corrections that are due, up to $4 of them: the
 // periods of the corrected rows and the user's current one are counted anew at
 // the snapshot that this tick has written into the chain, not at the tick's
 // own, which in a bounded tick would count ahead what the next one adds. A
-// correction without an instant asks only for a new decision.
+// correction without an instant asks only for a new decision. Also who stands
+// below every threshold is a candidate: what the window said of them holds no
+// longer.
 const countWanted = `WITH
 tick AS MATERIALIZED (
 	SELECT id, snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
@@ -221,7 +223,7 @@ taken AS MATERIALIZED (
 	WHERE r.id = ANY (ARRAY( -- not a join, whose plan may read them all again for each
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
-		ORDER BY r.id LIMIT $5::bigint))
+		ORDER BY r.id LIMIT $4::bigint))
 	RETURNING r.user_id, r.at
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
@@ -253,7 +255,6 @@ FROM (SELECT) one LEFT JOIN (
 		FROM tokenalert.usage_periods p JOIN placed d USING (user_id, period_start) WHERE d.amount = 0
 	) c
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
-	WHERE ` + worthDeciding + `
 ) s ON true`
 
 // forgetDeleted drops the totals of users that no longer exist. Where their
