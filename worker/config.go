@@ -253,8 +253,8 @@ func (c Config) broken() []error {
 		refuse("TOKENALERT_PAUSE_MIN=%s must not be more than TOKENALERT_PAUSE_MAX=%s, or no pause lies between them",
 			durationText(c.PauseMin), durationText(c.PauseMax))
 	}
-	if c.TickTarget < 10*time.Millisecond || c.TickTarget >= 10*time.Second {
-		refuse("TOKENALERT_TICK_TARGET=%s must be at least 10ms and less than 10s", durationText(c.TickTarget))
+	if c.TickTarget < time.Millisecond || c.TickTarget >= 10*time.Second {
+		refuse("TOKENALERT_TICK_TARGET=%s must be at least 1ms and less than 10s", durationText(c.TickTarget))
 	}
 	atLeast("TOKENALERT_TICK_RETENTION", c.TickRetention, time.Hour)
 	if c.ReconcileInterval != 0 && c.ReconcileInterval < time.Minute {

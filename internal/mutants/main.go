@@ -1,13 +1,10 @@
 // Command mutants puts each old behaviour back, one at a time, and fails if the
 // test named after it still passes. What the old behaviours are is in
-// mutants.go. Nothing in the tree is changed: the compiler is given the mutated
-// files in place of the true ones (go help build, -overlay).
+// mutants.go. Nothing in the tree is changed (package overlay).
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tokenalert/internal/overlay"
 )
 
 // testWithin bounds the test of one mutant, which may wait for what never comes.
@@ -85,33 +84,16 @@ func run(ctx context.Context, only string) error {
 // dies runs the mutant's test on the mutated tree. It returns nil if the test
 // ran and failed.
 func (m mutant) dies(ctx context.Context, root, dir string) error {
-	replace := map[string]string{}
-	for i, e := range m.edits {
-		path := filepath.Join(root, filepath.FromSlash(e.file))
-		from := path
-		if mutated, ok := replace[path]; ok {
-			from = mutated
-		}
-		text, err := os.ReadFile(from)
-		if err != nil {
-			return err
-		}
-		if n := bytes.Count(text, []byte(e.old)); n != 1 {
-			return fmt.Errorf("no longer applies: %s has this %d times, not once:\n%s", e.file, n, e.old)
-		}
-		text = bytes.Replace(text, []byte(e.old), []byte(e.new), 1)
-		to := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", m.name, i, filepath.Base(path)))
-		if err := os.WriteFile(to, text, 0o600); err != nil {
-			return err
-		}
-		replace[path] = to
-	}
-	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	dir, err := os.MkdirTemp(dir, m.name+"-")
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(dir, m.name+".json")
-	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+	var edits []overlay.Edit
+	for _, e := range m.edits {
+		edits = append(edits, overlay.Edit{File: e.file, Old: e.old, New: e.new})
+	}
+	file, err := overlay.Write(root, dir, edits)
+	if err != nil {
 		return err
 	}
 	output, err := goTest(ctx, root, []string{m.test}, "-overlay", file)

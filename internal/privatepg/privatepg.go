@@ -215,3 +215,6 @@ func freePort(ctx context.Context) (int, error) {
 	}
 	return port, nil
 }
+
+// DataDirectory is where the server's data are, until it is stopped for good.
+func (s *Server) DataDirectory() string { return s.dir.data() }

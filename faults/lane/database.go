@@ -1,0 +1,89 @@
+package lane
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"tokenalert/faults/oracle"
+)
+
+// holdKey is the first half of the advisory locks that hold ticks; the second
+// is the stage.
+const holdKey = 77
+
+// laboratory is what the host's database has besides, for us: a number for each
+// transaction, and triggers that hold a tick open while somebody has the lock.
+// They wait by trying, so that no lock_timeout ends the wait.
+var laboratory = []string{
+	"CREATE SEQUENCE public.transaction_order",
+	fmt.Sprintf(`CREATE FUNCTION public.hold_tick() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		WHILE NOT pg_try_advisory_xact_lock_shared(%d, TG_ARGV[0]::integer) LOOP PERFORM pg_sleep(0.002); END LOOP;
+		RETURN NULL;
+	END $$`, holdKey),
+	"CREATE TRIGGER hold_telling BEFORE INSERT ON notifications FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(2)",
+	"CREATE CONSTRAINT TRIGGER hold_committing AFTER INSERT ON notifications DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hold_tick(3)",
+}
+
+// holdCounting goes and comes with the schema.
+const holdCounting = "CREATE TRIGGER hold_counting BEFORE INSERT ON tokenalert.usage_periods FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(1)"
+
+// setClock has the database's clock run so much ahead of the machine's.
+func (s *site) setClock(ctx context.Context) error {
+	if s.ahead == 0 {
+		return nil
+	}
+	return execAt(ctx, s.url, fmt.Sprintf(
+		"CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog.now() + interval '%d microseconds' $$",
+		s.ahead.Microseconds()))
+}
+
+// now is the database's clock.
+func (s *site) now() time.Time { return time.Now().Add(s.ahead).UTC().Truncate(time.Microsecond) }
+
+// read reads all that the oracle asks for, in one snapshot.
+func (s *site) read(ctx context.Context) (*oracle.Database, error) {
+	db := &oracle.Database{Users: map[uuid.UUID]oracle.User{}}
+	err := pgx.BeginTxFunc(ctx, s.control, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+		var row oracle.Row
+		if err := forEach(ctx, tx, "SELECT id, user_id, tokens_used, created_at FROM ai_usage_logs",
+			[]any{&row.ID, &row.User, &row.Tokens, &row.At}, func() { db.Rows = append(db.Rows, row) }); err != nil {
+			return err
+		}
+		var id uuid.UUID
+		var u oracle.User
+		if err := forEach(ctx, tx, "SELECT id, coalesce(monthly_token_limit, 0), coalesce(token_limit_reset_day, 1) FROM users",
+			[]any{&id, &u.Limit, &u.ResetDay}, func() { db.Users[id] = u }); err != nil {
+			return err
+		}
+		var t oracle.Total
+		if err := forEach(ctx, tx, "SELECT user_id, period_start, tokens_used::bigint FROM tokenalert.usage_periods",
+			[]any{&t.User, &t.Start, &t.Tokens}, func() { db.Totals = append(db.Totals, t) }); err != nil {
+			return err
+		}
+		var a oracle.Alert
+		if err := forEach(ctx, tx, `SELECT id, user_id, period_start, period_end, alert_threshold, token_limit, tokens_used::bigint, alert_sent,
+			sent_at, created_at, coalesce(reason, ''), notification_id FROM token_limit_alerts`,
+			[]any{&a.ID, &a.User, &a.Start, &a.End, &a.Threshold, &a.Limit, &a.Used, &a.Sent, &a.SentAt, &a.CreatedAt, &a.Reason, &a.Notification},
+			func() { db.Alerts = append(db.Alerts, a) }); err != nil {
+			return err
+		}
+		var n oracle.Notification
+		return forEach(ctx, tx, "SELECT id, user_id, coalesce(notification_type, ''), coalesce(link_url, ''), title, message FROM notifications",
+			[]any{&n.ID, &n.User, &n.Type, &n.Link, &n.Title, &n.Text}, func() { db.Notifications = append(db.Notifications, n) })
+	})
+	return db, err
+}
+
+func forEach(ctx context.Context, tx pgx.Tx, sql string, into []any, do func()) error {
+	rows, err := tx.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, into, func() error { do(); return nil })
+	return err
+}

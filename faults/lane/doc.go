@@ -1,0 +1,11 @@
+// Package lane plays schedules, one after the other, on a PostgreSQL server of
+// its own: it starts workers as processes, has writers do what the plan says,
+// makes things go wrong, mends them, and asks the oracle.
+//
+// What keeps the writers' account exact: each user but the shared ones, who are
+// only ever added to, is changed by one writer; a writer commits one transaction
+// at a time; each takes a number from a sequence as its last statement, while it
+// holds the lock that a TRUNCATE would wait for; and where a connection breaks in
+// COMMIT, the server is asked what became of the transaction (manual 9.27,
+// pg_xact_status).
+package lane

@@ -1,0 +1,147 @@
+package lane
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"tokenalert/faults/line"
+)
+
+// stopWithin is more than the grace that they are given.
+const stopWithin = 8 * time.Second
+
+// What workers are told, so that five seconds are enough: a lease of a second,
+// a bell that no renewal helps out within a schedule, and small slices.
+var workerSettings = []string{
+	"TOKENALERT_LEAD_PING=200ms", "TOKENALERT_LEAD_TIMEOUT=1s", "TOKENALERT_LEAD_RETRY=150ms",
+	"TOKENALERT_BELL_LEASE=150s", "TOKENALERT_BELL_RENEWAL=1m",
+	"TOKENALERT_TICK_TARGET=1ms", "TOKENALERT_RECONCILE_INTERVAL=0", "TOKENALERT_SHUTDOWN_GRACE=3s",
+	"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_LEVEL=debug", "TOKENALERT_LOG_FORMAT=json",
+}
+
+// A slot is the place of one worker: its line to the server, and the process
+// that is there now.
+type slot struct {
+	site *site
+	n    int
+	line *line.Line
+
+	mu         sync.Mutex
+	process    *process
+	generation int
+	logs       []string
+}
+
+// A process is a worker.
+type process struct {
+	name  string
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of its end; to be read after ended
+}
+
+func (s *slot) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation++
+	name := fmt.Sprintf("w%d.%d", s.n, s.generation)
+	file := filepath.Join(s.site.directory, name+".log")
+	log, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the process has its own
+	host, port := s.line.Address()
+	bell := "auto"
+	if s.site.plan.Bell {
+		bell = "on"
+	}
+	cmd := s.line.Command(s.site.lane.o.Binary, "run")
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + workerURL(host, port, s.site.database),
+		"TOKENALERT_WORKER_NAME=" + name, "TOKENALERT_TIME_ZONE=" + s.site.plan.Zone, "TOKENALERT_BELL=" + bell,
+	}, workerSettings...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start a worker: %w", err)
+	}
+	p := &process{name: name, cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
+	s.process, s.logs = p, append(s.logs, file)
+	return nil
+}
+
+// signal reports whether the process was there to get it.
+func (s *slot) signal(signal syscall.Signal) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.process.ended:
+		return false
+	default:
+		return s.process.cmd.Process.Signal(signal) == nil
+	}
+}
+
+// await waits for the end of a process that got the signal.
+func (s *slot) await(signal syscall.Signal, within time.Duration) error {
+	s.signal(syscall.SIGCONT) // or it could not
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	select {
+	case <-p.ended:
+	case <-time.After(within):
+		_ = p.cmd.Process.Kill() // it is there: it has not ended
+		<-p.ended
+		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
+	}
+	if signal == syscall.SIGTERM && p.err != nil {
+		return fmt.Errorf("worker %s: %w", p.name, p.err)
+	}
+	return nil
+}
+
+// ensure starts a worker where none runs.
+func (s *slot) ensure() error {
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	if p != nil {
+		select {
+		case <-p.ended:
+		default:
+			return nil
+		}
+	}
+	return s.start()
+}
+
+func (s *site) stopWorkers() error {
+	var errs []error
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	for _, w := range s.slots {
+		all.Go(func() {
+			if w.process == nil {
+				return
+			}
+			w.signal(syscall.SIGTERM)
+			err := w.await(syscall.SIGTERM, stopWithin)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}

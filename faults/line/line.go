@@ -1,0 +1,181 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+)
+
+// A Line is the way from one worker to its server. Its methods may be called
+// from several goroutines.
+type Line struct {
+	proxy *toxiproxy.Proxy
+	host  string
+	port  int
+	ns    *namespace // nil: over 127.0.0.1
+
+	mu      sync.Mutex
+	cut     bool
+	dropped bool
+}
+
+// ErrNoNamespace: packets cannot be dropped here; see NamespaceFault.
+var ErrNoNamespace = errors.New("the line has no network namespace of its own")
+
+// quiet is what a proxy wants of the program that it is usually part of.
+var quiet = toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+
+// New makes a line to the server at upstream, host and port.
+func New(ctx context.Context, upstream string) (*Line, error) {
+	l := &Line{host: "127.0.0.1"}
+	if NamespaceFault() == "" {
+		var err error
+		if l.ns, err = newNamespace(ctx); err != nil {
+			return nil, fmt.Errorf("make a line: %w", err)
+		}
+		l.host = l.ns.here
+	}
+	l.proxy = toxiproxy.NewProxy(quiet, "line", net.JoinHostPort(l.host, "0"), upstream)
+	if err := l.proxy.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a line: %w", err), l.Close())
+	}
+	_, port, err := net.SplitHostPort(l.proxy.Listen) // now with the port that it got
+	if err == nil {
+		l.port, err = strconv.Atoi(port)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make a line: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Address is where the worker connects to.
+func (l *Line) Address() (host string, port int) { return l.host, l.port }
+
+// Command prepares a program to run at the worker's end. Its process id is the
+// program's own.
+func (l *Line) Command(name string, arg ...string) *exec.Cmd {
+	if l.ns == nil {
+		return exec.Command(name, arg...)
+	}
+	return exec.Command("ip", append([]string{"netns", "exec", l.ns.name, name}, arg...)...)
+}
+
+// Cut resets every connection, and refuses new ones until Heal.
+func (l *Line) Cut() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		return nil
+	}
+	for _, direction := range directions {
+		if err := l.add("reset_peer", direction, `{"timeout":0}`); err != nil {
+			return err
+		}
+	}
+	l.proxy.Stop()
+	l.cut = true
+	return nil
+}
+
+// Delay has what is sent from now on arrive later, both ways, by latency give or
+// take jitter.
+func (l *Line) Delay(latency, jitter time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, direction := range directions {
+		attributes := fmt.Sprintf(`{"latency":%d,"jitter":%d}`, latency.Milliseconds(), jitter.Milliseconds())
+		if err := l.add("latency", direction, attributes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drip has answers arrive a few bytes at a time.
+func (l *Line) Drip(bytes int, pause time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.add("slicer", "downstream", fmt.Sprintf(`{"average_size":%d,"size_variation":%d,"delay":%d}`, bytes, bytes/2, pause.Microseconds()))
+}
+
+// Swallow takes what is sent, both ways, and passes nothing on. Connections that
+// have lost something so are closed by Heal.
+func (l *Line) Swallow() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, direction := range directions {
+		if err := l.add("timeout", direction, `{"timeout":0}`); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drop has packets vanish: all, or only those to the worker.
+func (l *Line) Drop(oneWay bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ns == nil {
+		return ErrNoNamespace
+	}
+	if l.dropped {
+		return nil
+	}
+	if err := l.ns.drop(oneWay); err != nil {
+		return err
+	}
+	l.dropped = true
+	return nil
+}
+
+// Heal takes back all of it.
+func (l *Line) Heal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	if l.dropped {
+		errs = append(errs, l.ns.heal())
+		l.dropped = false
+	}
+	l.proxy.Toxics.ResetToxics(context.Background())
+	if l.cut {
+		errs = append(errs, l.proxy.Start())
+		l.cut = false
+	}
+	return errors.Join(errs...)
+}
+
+// Close takes the line down, with its connections.
+func (l *Line) Close() error {
+	l.proxy.Stop()
+	if l.ns != nil {
+		return l.ns.close()
+	}
+	return nil
+}
+
+var directions = []string{"upstream", "downstream"}
+
+// add gives the proxy a toxic, unless it has that.
+func (l *Line) add(kind, direction, attributes string) error {
+	name := kind + " " + direction
+	if l.proxy.Toxics.GetToxic(name) != nil {
+		return nil
+	}
+	_, err := l.proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
+		`{"name":%q,"type":%q,"stream":%q,"toxicity":1,"attributes":%s}`, name, kind, direction, attributes)))
+	if err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,45 @@
+// Command faults is the fault laboratory: it plays random schedules of writers,
+// corrections and faults against the tokenalert binary on private PostgreSQL
+// servers, and has an oracle that shares no code with it look for alerts that
+// are missing, doubled or wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"tokenalert/faults/line"
+)
+
+func main() {
+	if err := line.Enter(); err != nil {
+		fmt.Fprintln(os.Stderr, "faults: no namespace of our own, so no packets are dropped:", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		if !errors.Is(err, errWrong) { // which has been said
+			fmt.Fprintln(os.Stderr, "faults:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// errWrong: what the command looked for is wrong.
+var errWrong = errors.New("something is wrong")
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "faults",
+		Short:         "Look for alerts that are missed or told twice, under faults",
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.AddCommand(newRun(), newMutants())
+	return root
+}

@@ -1,0 +1,51 @@
+package main
+
+import "tokenalert/internal/overlay"
+
+// A mutation is something that must not be done, done.
+type mutation struct {
+	name  string
+	what  string
+	edits []overlay.Edit
+}
+
+// Without the fence two workers that both believe they lead both count. It is
+// made of two things that each would do: the chain's key, and the one snapshot
+// of a tick, against which PostgreSQL refuses to update what has changed since
+// (manual 13.2.2).
+var noFence = []overlay.Edit{
+	{
+		File: "migrations/00004_ledger.sql",
+		Old:  "id                bigint      CONSTRAINT ticks_pkey PRIMARY KEY,", New: "id                bigint      NOT NULL,",
+	},
+	{File: "store/tick.go", Old: `batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ")`, New: `batch.Queue("BEGIN ISOLATION LEVEL READ COMMITTED")`},
+}
+
+var mutations = []mutation{
+	{"fence-removed", "two workers may both extend the chain", noFence},
+	{"window-to-xmin", "the window ends at the snapshot's xmin, and the next begins at its xmax", []overlay.Edit{{
+		File: "store/window.go",
+		Old:  "SELECT pg_snapshot_xmax(here.snapshot)::text::bigint FROM here", New: "SELECT pg_snapshot_xmin(here.snapshot)::text::bigint FROM here",
+	}}},
+	{"no-barrier", "the bell is armed without waiting for those who looked before", []overlay.Edit{{
+		File: "worker/loop.go", Old: "if p.Xmin >= barrier {", New: "if p.Xmin >= barrier || true {",
+	}}},
+	{"alerts-apart", "alerts are written in a transaction after the tick's", []overlay.Edit{{
+		File: "store/alerts.go", Old: "		for _, some := range inChunks(decisions) {",
+		New: "		batch.Queue(\"COMMIT\")\n		batch.Queue(\"BEGIN\")\n		for _, some := range inChunks(decisions) {",
+	}}},
+	{"workers-clock", "what is the current period is decided by the worker's clock", []overlay.Edit{{
+		File: "store/tick.go", Old: "decide(q.Kind, result.Now, candidates)", New: "decide(q.Kind, time.Now(), candidates)",
+	}}},
+	{"recount-ahead", "a correction in a bounded tick is counted at the tick's own snapshot", []overlay.Edit{{
+		File: "store/window.go",
+		Old:  "		  AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, tick.snapshot))\n	) l\n	WHERE d.amount > 0",
+		New:  "	) l\n	WHERE d.amount > 0",
+	}}},
+	{"no-look-at-the-file", "a table that was rewritten under the tick goes unnoticed", []overlay.Edit{{
+		File: "store/window.go", Old: "SELECT c.relfilenode = pg_relation_filenode(c.oid) AS same", New: "SELECT true AS same",
+	}}},
+	{"deaf-leader", "a leader goes on after a failed ping, and the fence is weak", append([]overlay.Edit{{
+		File: "worker/lead.go", Old: `			return fmt.Errorf("the lead's session does not answer: %w", err)`, New: "			_ = fmt.Errorf\n			continue",
+	}}, noFence...)},
+}

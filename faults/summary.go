@@ -1,0 +1,136 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"tokenalert/faults/lane"
+	"tokenalert/faults/plan"
+)
+
+// A summary is what came of a run.
+type summary struct {
+	counted, small, wrong                int
+	missed, doubled, totals, wrongAlerts int
+	rows, expected, possible, told       int
+	landed                               map[plan.FaultKind]lane.Landing
+	kinds                                []plan.FaultKind
+	events                               map[string]int
+	settled, took                        []time.Duration
+	first, last                          uint64
+	version                              int
+}
+
+func (l *laboratory) summary() *summary {
+	s := &summary{landed: map[plan.FaultKind]lane.Landing{}, events: map[string]int{}, kinds: l.kinds, version: l.version}
+	results := slices.SortedFunc(slices.Values(l.results), func(a, b *lane.Result) int { return cmp.Compare(a.Seed, b.Seed) })
+	for _, r := range results {
+		if r.TooSmall != "" && r.OK() {
+			s.small++
+			continue
+		}
+		if s.counted == 0 {
+			s.first = r.Seed
+		}
+		s.last = r.Seed
+		s.counted++
+		if !r.OK() {
+			s.wrong++
+		}
+		s.missed, s.doubled, s.totals, s.wrongAlerts = s.missed+r.Missed, s.doubled+r.Doubled, s.totals+r.Totals, s.wrongAlerts+r.Wrong
+		s.rows, s.expected, s.possible, s.told = s.rows+r.Rows, s.expected+r.Expected, s.possible+r.Possible, s.told+r.Told
+		for kind, landing := range r.Landed {
+			sum := s.landed[kind]
+			s.landed[kind] = lane.Landing{All: sum.All + landing.All, Open: sum.Open + landing.Open}
+		}
+		for event, n := range r.Events {
+			s.events[event] += n
+		}
+		s.settled, s.took = append(s.settled, r.Settled), append(s.took, r.Took)
+	}
+	slices.Sort(s.settled)
+	slices.Sort(s.took)
+	return s
+}
+
+// interesting are the events of the workers' logs that the summary counts.
+var interesting = []string{
+	"leader.acquired", "leader.lost", "leader.released", "tick.collided", "tick.failed", "tick.rewritten", "tick.full", "tick.bounded",
+	"recount.done", "recount.deferred", "bell.armed", "database.refused", "database.unreachable", "listener.reconnecting", "user.set_aside",
+}
+
+func (s *summary) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "PostgreSQL %d.%d, %s %s/%s, %d cores, %s\n\n", s.version/10000, s.version%10000,
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&b, "%s schedules (seeds %d to %d, %d more were too small to count): %d missed, %d doubled, %d wrong totals, %d wrong alerts\n",
+		thousands(s.counted), s.first, s.last, s.small, s.missed, s.doubled, s.totals, s.wrongAlerts)
+	share := 0.0
+	if s.expected > 0 {
+		share = 100 * float64(s.possible) / float64(s.expected)
+	}
+	fmt.Fprintf(&b, "%s rows; %s alerts that must exist, %s that may besides (%.1f %%); %s users told\n",
+		thousands(s.rows), thousands(s.expected), thousands(s.possible), share, thousands(s.told))
+	fmt.Fprintf(&b, "all right after the last fault was mended: %s\na schedule took: %s\n\n", spread(s.settled), spread(s.took))
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "fault\tlanded\twhile a tick was open\t")
+	for _, kind := range s.kinds {
+		fmt.Fprintf(t, "%s\t%d\t%d\t\n", kind, s.landed[kind].All, s.landed[kind].Open)
+	}
+	_ = t.Flush() // into memory
+	b.WriteString("\nin the workers' logs: ")
+	var said []string
+	for _, event := range interesting {
+		if n := s.events[event]; n > 0 {
+			said = append(said, fmt.Sprintf("%s %s", thousands(n), event))
+		}
+	}
+	b.WriteString(strings.Join(said, ", ") + "\n")
+	return b.String()
+}
+
+func spread(d []time.Duration) string {
+	if len(d) == 0 {
+		return "nothing was measured"
+	}
+	at := func(q float64) time.Duration { return d[min(len(d)-1, int(q*float64(len(d))))].Round(time.Millisecond) }
+	return fmt.Sprintf("median %s, 99 %% within %s, maximum %s", at(0.5), at(0.99), d[len(d)-1].Round(time.Millisecond))
+}
+
+func thousands(n int) string {
+	text := fmt.Sprint(n)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
+
+// Markers between which a summary stands in a page.
+const (
+	beginSummary = "<!-- begin of the summary -->\n"
+	endSummary   = "<!-- end of the summary -->"
+)
+
+// writeInto puts the text into a page, between its markers.
+func (s *summary) writeInto(page string) error {
+	return putBetween(page, beginSummary, endSummary, "```\n"+s.text()+"```\n")
+}
+
+func putBetween(page, begin, end, text string) error {
+	old, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(old), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s lacks the lines %q and %q", page, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(page, []byte(before+begin+text+end+after), 0o644)
+}
