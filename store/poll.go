@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // A Poll is a look at the window without counting it.
@@ -12,6 +13,9 @@ type Poll struct {
 	// Xmin is the lowest transaction id that was still running: every lower one
 	// has ended, and what it committed was visible to this poll.
 	Xmin uint64
+	// Due is how long until a correction that waits for its time is due; 0: none
+	// waits.
+	Due time.Duration
 }
 
 // pollWindow looks for one row in the window, or one correction that is due. It
@@ -23,15 +27,23 @@ SELECT pg_snapshot_xmin(here.snapshot)::text,
        OR EXISTS (SELECT FROM ranges r, LATERAL (
 	       SELECT FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi LIMIT 1) l)
        OR EXISTS (SELECT FROM ended, LATERAL (
-	       SELECT FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l)
+	       SELECT FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l),
+       (SELECT extract(epoch FROM min(r.due_at) - here.at)::float8 FROM tokenalert.recounts r WHERE r.due_at > here.at)
 FROM here CROSS JOIN due LEFT JOIN last ON true`
+
+// maxDue is what is far enough away not to be waited for.
+const maxDue = 24 * time.Hour
 
 // Poll reports whether there is anything to count. One statement.
 func (s *Store) Poll(ctx context.Context) (Poll, error) {
 	var xmin string
+	var due *float64 // seconds
 	var p Poll
-	if err := s.pool.QueryRow(ctx, pollWindow).Scan(&xmin, &p.Work); err != nil {
+	if err := s.pool.QueryRow(ctx, pollWindow).Scan(&xmin, &p.Work, &due); err != nil {
 		return Poll{}, fmt.Errorf("poll: %w", tickError(err))
+	}
+	if due != nil && *due < maxDue.Seconds() {
+		p.Due = max(time.Duration(*due*float64(time.Second)), time.Millisecond)
 	}
 	var err error
 	p.Xmin, err = strconv.ParseUint(xmin, 10, 64)

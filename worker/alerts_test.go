@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -167,7 +168,9 @@ func TestAHeldUserIsToldLaterAndTheOthersNow(t *testing.T) {
 	t.Parallel()
 	w := newLMS(t)
 	held, other := w.lmsUser(1000), w.lmsUser(1000)
-	r := w.start()
+	r := w.start(func(c *worker.Config) { // no renewal helps out
+		c.BellRenewal, c.BellLease = time.Minute, 150*time.Second
+	})
 	r.asleep()
 	tx, err := w.db.ConnAs(t, pgtest.Owner).Begin(t.Context())
 	require.NoError(t, err)

@@ -142,28 +142,21 @@ func (l *loop) idle(stop, working context.Context) error {
 	if err != nil {
 		return l.ended(working, err)
 	}
+	settled := false // nobody who looked at the bell before it was armed still runs
 	for pause := l.config.PauseMin; ; pause = min(pause*2, l.config.PauseMax) {
 		p, err := l.poll(working)
-		if err != nil {
+		if err != nil || p.Work {
 			return l.ended(working, err)
 		}
-		if p.Work {
-			return nil
-		}
-		if p.Xmin >= barrier {
-			break
+		if settled = settled || p.Xmin >= barrier; settled {
+			// The look that follows bounds what a lost ring can cost.
+			pause = l.config.BellRenewal
+			if p.Due > 0 { // which nobody rings for
+				pause = min(pause, p.Due)
+			}
 		}
 		if l.sleep(stop, pause) {
 			return nil
-		}
-	}
-	for {
-		if l.sleep(stop, l.config.BellRenewal) {
-			return nil
-		}
-		// The defensive look, which bounds what a lost ring can cost.
-		if p, err := l.poll(working); err != nil || p.Work {
-			return l.ended(working, err)
 		}
 	}
 }
