@@ -12,12 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tokenalert/faults/lane"
 	"tokenalert/internal/overlay"
 )
 
 func newMutants() *cobra.Command {
-	o := options{kinds: lane.Available(), progress: io.Discard, binDir: os.Getenv("PGTEST_BIN"), untilOne: true}
+	o := options{progress: io.Discard, binDir: os.Getenv("PGTEST_BIN"), untilOne: true}
 	var only string
 	var directory, write string
 	cmd := &cobra.Command{
@@ -68,6 +67,15 @@ const (
 	endMutants   = "<!-- end of the mutants -->\n"
 )
 
+// overlay writes the mutated sources into dir.
+func (m mutation) overlay(root, dir string) (string, error) {
+	file, err := overlay.Write(root, dir, m.edits)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", m.name, err)
+	}
+	return file, nil
+}
+
 // hunt plays schedules on the mutated binary until one fails.
 func (m mutation) hunt(ctx context.Context, o options, directory string) (string, error) {
 	o.directory = directory
@@ -84,9 +92,9 @@ func (m mutation) hunt(ctx context.Context, o options, directory string) (string
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(mutated) }()
-	file, err := overlay.Write(root, mutated, m.edits)
+	file, err := m.overlay(root, mutated)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", m.name, err)
+		return "", err
 	}
 	l.binary = filepath.Join(directory, "tokenalert")
 	if err := build(ctx, l.binary, "-overlay", file); err != nil {

@@ -50,7 +50,7 @@ type laboratory struct {
 }
 
 func newRun() *cobra.Command {
-	l := &laboratory{options: options{kinds: lane.Available(), progress: os.Stderr, binDir: os.Getenv("PGTEST_BIN")}}
+	l := &laboratory{options: options{progress: os.Stderr, binDir: os.Getenv("PGTEST_BIN")}}
 	var fresh bool
 	var write string
 	cmd := &cobra.Command{
@@ -115,6 +115,7 @@ func (l *laboratory) prepare(ctx context.Context, fresh bool) error {
 		return err
 	}
 	l.binary = path
+	l.kinds = lane.Available()
 	l.done = map[uint64]bool{}
 	file := filepath.Join(l.directory, "results.jsonl")
 	id, err := fileID(l.binary)

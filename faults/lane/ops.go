@@ -13,8 +13,10 @@ import (
 
 // run does what the plan has for this writer.
 func (w *writer) run(ctx context.Context) {
+	due := time.Now()
 	for i, op := range w.plan.Writers[w.n] {
-		if !pause(ctx, op.After) {
+		due = due.Add(op.After)
+		if !pause(ctx, time.Until(due)) {
 			break
 		}
 		w.do(ctx, i, op)

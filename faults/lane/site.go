@@ -24,7 +24,7 @@ var errNothing = errors.New("there is nothing to change")
 
 // Bounds of a schedule.
 const (
-	playWithin   = time.Minute     // writers and faults
+	playWithin   = time.Minute     // writers and faults, besides the plan's length
 	settleWithin = 8 * time.Second // from then until all must be right
 )
 
@@ -40,6 +40,7 @@ type site struct {
 	control   *pgxpool.Pool
 	zone      *time.Location
 	ahead     time.Duration
+	settings  []string // of the workers
 
 	users   []uuid.UUID // as in the plan
 	slots   []*slot
@@ -64,7 +65,8 @@ func (l *Lane) Play(ctx context.Context, p *plan.Plan) (*Result, error) {
 	began := time.Now()
 	s := &site{
 		lane: l, plan: p, database: fmt.Sprintf("schedule_%d", l.schedules.Add(1)), directory: l.directory(p.Seed),
-		began: map[uuid.UUID]oracle.User{}, current: map[uuid.UUID]oracle.User{}, orgs: map[uuid.UUID]uuid.UUID{},
+		settings: shortLeases,
+		began:    map[uuid.UUID]oracle.User{}, current: map[uuid.UUID]oracle.User{}, orgs: map[uuid.UUID]uuid.UUID{},
 	}
 	s.result = Result{Seed: p.Seed, Landed: map[plan.FaultKind]Landing{}}
 	defer s.close()
@@ -175,7 +177,7 @@ func (s *site) populate(ctx context.Context) error {
 // play has writers and faults at once, and returns when both are done and all
 // is mended.
 func (s *site) play(ctx context.Context) {
-	ctx, cancel := context.WithTimeoutCause(ctx, playWithin, errGivenUp)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.plan.Length()+playWithin, errGivenUp)
 	defer cancel()
 	if !s.awaitLeader(ctx) {
 		s.fail(errors.New("no worker took the lead"))
@@ -189,7 +191,12 @@ func (s *site) play(ctx context.Context) {
 		all.Go(func() { w.run(ctx) })
 	}
 	all.Go(func() { s.runFaults(ctx) })
+	sampling, done := context.WithCancel(ctx)
+	var sampler sync.WaitGroup
+	sampler.Go(func() { s.sample(sampling) })
 	all.Wait()
+	done()
+	sampler.Wait()
 	for _, w := range s.slots {
 		if err := w.ensure(); err != nil {
 			s.fail(err)
@@ -206,7 +213,7 @@ func (s *site) play(ctx context.Context) {
 		}
 	}
 	if ctx.Err() != nil {
-		s.fail(fmt.Errorf("the schedule took more than %s", playWithin))
+		s.fail(fmt.Errorf("the schedule took more than %s", s.plan.Length()+playWithin))
 	}
 }
 

@@ -3,9 +3,11 @@ package lane
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -18,11 +20,11 @@ const stopWithin = 8 * time.Second
 
 // What workers are told, so that five seconds are enough: a lease of a second,
 // a bell that no renewal helps out within a schedule, and small slices.
-var workerSettings = []string{
+var shortLeases = []string{
 	"TOKENALERT_LEAD_PING=200ms", "TOKENALERT_LEAD_TIMEOUT=1s", "TOKENALERT_LEAD_RETRY=150ms",
 	"TOKENALERT_BELL_LEASE=150s", "TOKENALERT_BELL_RENEWAL=1m",
 	"TOKENALERT_TICK_TARGET=1ms", "TOKENALERT_RECONCILE_INTERVAL=0", "TOKENALERT_SHUTDOWN_GRACE=3s",
-	"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_LEVEL=debug", "TOKENALERT_LOG_FORMAT=json",
+	"TOKENALERT_LOG_LEVEL=debug", "TOKENALERT_LOG_FORMAT=json",
 }
 
 // A slot is the place of one worker: its line to the server, and the process
@@ -41,6 +43,7 @@ type slot struct {
 // A process is a worker.
 type process struct {
 	name  string
+	log   string
 	cmd   *exec.Cmd
 	ended chan struct{}
 	err   error // of its end; to be read after ended
@@ -66,18 +69,27 @@ func (s *slot) start() error {
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + workerURL(host, port, s.site.database),
 		"TOKENALERT_WORKER_NAME=" + name, "TOKENALERT_TIME_ZONE=" + s.site.plan.Zone, "TOKENALERT_BELL=" + bell,
-	}, workerSettings...)
+		"TOKENALERT_HTTP_ADDRESS=" + s.httpAddress(),
+	}, s.site.settings...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start a worker: %w", err)
 	}
-	p := &process{name: name, cmd: cmd, ended: make(chan struct{})}
+	p := &process{name: name, log: file, cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.ended)
 	}()
 	s.process, s.logs = p, append(s.logs, file)
 	return nil
+}
+
+// httpAddress is where the worker answers: nowhere, unless samples are taken.
+func (s *slot) httpAddress() string {
+	if s.site.lane.o.Sample == nil {
+		return "off"
+	}
+	return net.JoinHostPort(s.line.Worker(), strconv.Itoa(9100+s.n))
 }
 
 // signal reports whether the process was there to get it.
@@ -105,10 +117,16 @@ func (s *slot) await(signal syscall.Signal, within time.Duration) error {
 		<-p.ended
 		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
 	}
-	if signal == syscall.SIGTERM && p.err != nil {
+	if signal == syscall.SIGTERM && p.err != nil && p.began() {
 		return fmt.Errorf("worker %s: %w", p.name, p.err)
 	}
 	return nil
+}
+
+// began reports whether it came so far as to log, and so to hear signals.
+func (p *process) began() bool {
+	info, err := os.Stat(p.log)
+	return err != nil || info.Size() > 0
 }
 
 // ensure starts a worker where none runs.

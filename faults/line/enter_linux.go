@@ -15,7 +15,7 @@ import (
 // it and ends with its status; in the child Enter returns. To be called first of
 // all. Where it cannot be done, it returns at once, and NamespaceFault says why.
 func Enter() error {
-	if os.Getenv(insideEnv) != "" {
+	if Inside() {
 		fault = ""
 		sweep(context.Background())
 		return ip(context.Background(), "link set lo up")

@@ -61,6 +61,14 @@ func New(ctx context.Context, upstream string) (*Line, error) {
 // Address is where the worker connects to.
 func (l *Line) Address() (host string, port int) { return l.host, l.port }
 
+// Worker is the address of the worker's end.
+func (l *Line) Worker() string {
+	if l.ns == nil {
+		return l.host
+	}
+	return l.ns.there
+}
+
 // Command prepares a program to run at the worker's end. Its process id is the
 // program's own.
 func (l *Line) Command(name string, arg ...string) *exec.Cmd {

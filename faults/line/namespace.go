@@ -24,6 +24,9 @@ var fault = "line.Enter was not called"
 // they can.
 func NamespaceFault() string { return fault }
 
+// Inside reports whether Enter has moved this process, or one before it.
+func Inside() bool { return os.Getenv(insideEnv) != "" }
+
 // A namespace is a network of its own, with one neighbour: us.
 type namespace struct {
 	name        string

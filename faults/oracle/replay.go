@@ -32,6 +32,7 @@ type period struct {
 type account struct {
 	User
 	rows    map[uuid.UUID]Row
+	used    map[int64]int64   // tokens by period
 	periods map[int64]*period // by the start's Unix second
 	moved   bool              // the reset day was changed
 	limits  int               // changes of the limit
@@ -41,17 +42,14 @@ type account struct {
 func replay(w *World) map[uuid.UUID]*account {
 	accounts := map[uuid.UUID]*account{}
 	for id, u := range w.Users {
-		accounts[id] = &account{User: u, rows: map[uuid.UUID]Row{}, periods: map[int64]*period{}}
+		accounts[id] = &account{User: u, rows: map[uuid.UUID]Row{}, used: map[int64]int64{}, periods: map[int64]*period{}}
 	}
 	owner := map[uuid.UUID]uuid.UUID{} // of each row
 	for _, c := range slices.SortedFunc(slices.Values(w.Changes), func(a, b Change) int { return int(a.Order - b.Order) }) {
 		touched := map[uuid.UUID]map[int64]time.Time{}
-		touch := func(r Row) {
-			a := accounts[r.User]
-			if a == nil {
-				return
-			}
+		touch := func(a *account, r Row, tokens int64) {
 			start := PeriodStart(a.ResetDay, w.Zone, r.At)
+			a.used[start.Unix()] += tokens
 			if touched[r.User] == nil {
 				touched[r.User] = map[int64]time.Time{}
 			}
@@ -59,7 +57,7 @@ func replay(w *World) map[uuid.UUID]*account {
 		}
 		remove := func(id uuid.UUID) {
 			if a := accounts[owner[id]]; a != nil {
-				touch(a.rows[id])
+				touch(a, a.rows[id], -a.rows[id].Tokens)
 				delete(a.rows, id)
 			}
 			delete(owner, id)
@@ -67,7 +65,7 @@ func replay(w *World) map[uuid.UUID]*account {
 		put := func(r Row) {
 			if a := accounts[r.User]; a != nil {
 				a.rows[r.ID], owner[r.ID] = r, r.User
-				touch(r)
+				touch(a, r, r.Tokens)
 			}
 		}
 		if c.Truncate {
@@ -124,17 +122,7 @@ func (a *account) push(w *World, start time.Time) {
 		p = &period{start: start, end: PeriodEnd(a.ResetDay, w.Zone, start), unsure: a.moved}
 		a.periods[start.Unix()] = p
 	}
-	p.states = append(p.states, state{a.used(w, start), a.Limit})
-}
-
-func (a *account) used(w *World, start time.Time) int64 {
-	var sum int64
-	for _, r := range a.rows {
-		if PeriodStart(a.ResetDay, w.Zone, r.At).Equal(start) {
-			sum += r.Tokens
-		}
-	}
-	return sum
+	p.states = append(p.states, state{a.used[start.Unix()], a.Limit})
 }
 
 // move gives the user other periods. Those before are decided on no more.
@@ -144,8 +132,10 @@ func (a *account) move(w *World, day int) {
 		p.unsure = true
 	}
 	starts := map[int64]time.Time{}
+	clear(a.used)
 	for _, r := range a.rows {
 		start := PeriodStart(day, w.Zone, r.At)
+		a.used[start.Unix()] += r.Tokens
 		starts[start.Unix()] = start
 	}
 	for _, start := range starts {

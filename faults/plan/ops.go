@@ -52,7 +52,7 @@ type Row struct {
 // An Op is one transaction of a writer, or a few that belong together.
 type Op struct {
 	Kind  OpKind
-	After time.Duration // the pause before it
+	After time.Duration // since the one before was due
 	Rows  []Row
 	Keep  time.Duration // how long it stays open, or holds what it locks
 	Undo  bool          // it is rolled back
@@ -176,12 +176,12 @@ func (p *Plan) op(r *rand.Rand, writer int, kind OpKind) Op {
 
 // owned is one of a writer's users: one that is to be deleted, or another.
 func (p *Plan) owned(r *rand.Rand, writer int, doomed bool) int {
-	first := sharedUsers + writer*ownedUsers
+	first := sharedUsers + writer*p.perWriter
 	if doomed {
 		return first
 	}
 	if r.IntN(12) == 0 { // who is deleted has used something before
 		return first
 	}
-	return first + 1 + r.IntN(ownedUsers-1)
+	return first + 1 + r.IntN(p.perWriter-1)
 }

@@ -31,6 +31,9 @@ type Plan struct {
 	// Lull is a transaction that inserts, stays open while nothing else happens
 	// and the worker falls asleep, and commits last of all. Only with a bell.
 	Lull *Op
+
+	length    time.Duration // of the writing, where it is set
+	perWriter int           // users of each
 }
 
 // A User is somebody with a limit.
@@ -61,7 +64,8 @@ func New(seed uint64, kinds []FaultKind) *Plan {
 	r := rand.New(rand.NewPCG(seed, 0x746f6b656e))
 	p := &Plan{
 		Seed: seed, Workers: 2 + r.IntN(2), Bell: r.IntN(2) == 0,
-		Zone: pick(r, "UTC", "America/Bogota", "Asia/Kolkata", "Europe/Madrid"),
+		perWriter: ownedUsers,
+		Zone:      pick(r, "UTC", "America/Bogota", "Asia/Kolkata", "Europe/Madrid"),
 	}
 	p.Faults = faults(r, kinds)
 	migrates := false
@@ -102,7 +106,7 @@ func (p *Plan) makeUsers(r *rand.Rand) {
 		p.Users = append(p.Users, User{Owner: Shared, ResetDay: day()})
 	}
 	for w := range writers {
-		for i := range ownedUsers {
+		for i := range p.perWriter {
 			p.Users = append(p.Users, User{Owner: w, ResetDay: day(), Doomed: i == 0})
 		}
 	}
