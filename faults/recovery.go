@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tokenalert/faults/lane"
+	"tokenalert/faults/plan"
+)
+
+// recoveries are the faults whose recovery is measured, and within what it must
+// be.
+var recoveries = []struct {
+	kind  plan.FaultKind
+	name  string
+	bound time.Duration
+	slow  bool // it takes the lease
+}{
+	{plan.Stop, "graceful hand-over (SIGTERM)", 500 * time.Millisecond, false},
+	{plan.Kill, "killed (SIGKILL)", 2 * time.Second, false},
+	{plan.Crash, "PostgreSQL restarted, once it accepts", 2 * time.Second, false},
+	{plan.Freeze, "frozen (SIGSTOP)", 15 * time.Second, true},
+	{plan.Drop, "partitioned, both ways", 15 * time.Second, true},
+	{plan.DropBack, "partitioned, one way", 15 * time.Second, true},
+}
+
+func newRecovery() *cobra.Command {
+	var o options
+	var times int
+	var write string
+	cmd := &cobra.Command{
+		Use:   "recovery",
+		Short: "Measure how long it takes from a fault to the next alert",
+		Long: `Under the default settings and with a user crossing every ten milliseconds, have
+each fault happen to the leader, and measure how long the users who crossed from
+then on waited at most. Those that take the lease are repeated half as often.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			binary, err := filepath.Abs(filepath.Join(o.directory, "tokenalert"))
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(os.MkdirAll(o.directory, 0o755), build(cmd.Context(), binary)); err != nil {
+				return err
+			}
+			at, err := lane.New(cmd.Context(), lane.Options{Binary: binary, Directory: o.directory, Keep: true, BinDir: os.Getenv("PGTEST_BIN")})
+			if err != nil {
+				return err
+			}
+			defer func() { _ = at.Close() }() // what it was for is done
+			var b strings.Builder
+			t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintln(t, "fault\truns\tminimum\tmedian\tmaximum\tbound\t\t")
+			held := true
+			for _, c := range recoveries {
+				if !slices.Contains(lane.Available(), c.kind) {
+					fmt.Fprintf(t, "%s\tSKIPPED\t\t\t\t\t\t\n", c.name)
+					continue
+				}
+				n := times
+				if c.slow {
+					n = (times + 1) / 2
+				}
+				took, err := at.Recover(cmd.Context(), c.kind, n, func(d time.Duration) {
+					fmt.Fprintf(os.Stderr, "%s: %s\n", c.name, d.Round(time.Millisecond))
+				})
+				if err != nil {
+					return err
+				}
+				slices.Sort(took)
+				verdict := "holds"
+				if took[n-1] > c.bound {
+					verdict, held = "DOES NOT HOLD", false
+				}
+				ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+				fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t\n", c.name, n, ms(took[0]), ms(took[n/2]), ms(took[n-1]), c.bound, verdict)
+			}
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprint(cmd.OutOrStdout(), b.String())
+			if write != "" {
+				if err := putBetween(write, beginRecovery, endRecovery, "```\n"+b.String()+"```\n"); err != nil {
+					return err
+				}
+			}
+			if !held {
+				return errWrong
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&times, "times", 10, "how often each is measured")
+	f.StringVar(&o.directory, "directory", "dist/faults-recovery", "where logs are kept")
+	f.StringVar(&write, "write", "", "a Markdown file to write the table into, between its markers")
+	return cmd
+}
+
+// Markers between which the recovery times stand in a page.
+const (
+	beginRecovery = "<!-- begin of the recovery times -->\n"
+	endRecovery   = "<!-- end of the recovery times -->\n"
+)
