@@ -66,6 +66,13 @@ var errNotInstalled = fmt.Errorf("%w: tokenalert is not installed in this databa
 // commands that only look, which are content with a schema of another version
 // and with a standby.
 func (s *Store) Installed(ctx context.Context) error {
+	path, err := readSearchPath(ctx, s.pool)
+	if err == nil {
+		err = path.refuse()
+	}
+	if err != nil {
+		return err
+	}
 	version, err := schemaVersion(ctx, s.pool)
 	if err == nil && version == 0 {
 		return errNotInstalled
