@@ -105,6 +105,7 @@ var checks = []check{
 	{"trusted-path", nothing, examinePath},
 	{"server", nothing, examineServer},
 	{"clock", nothing, examineClock},
+	{"encryption", nothing, examineWire},
 	{"pooler", nothing, examinePooler},
 	{"schema", nothing, examineSchema},
 	{"search-path", schema, examineSearchPath},
