@@ -67,7 +67,7 @@ func between(ctx context.Context, connect func(context.Context) (*pgx.Conn, erro
 	if err != nil {
 		return straight, err
 	}
-	if uint32(server) == first.PgConn().PID() {
+	if uint32(server) == first.PgConn().PID() { //nolint:gosec // a process id, which is not negative
 		return straight, nil
 	}
 	second, err := connect(ctx)

@@ -95,3 +95,11 @@ func mistrusted(setting string, err error) string {
 	}
 	return ""
 }
+
+// advised is err with what to do, where a certificate was refused.
+func advised(setting string, err error) error {
+	if remedy := mistrusted(setting, err); remedy != "" {
+		return fmt.Errorf("%w; %s", err, remedy)
+	}
+	return err
+}

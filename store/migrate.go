@@ -162,10 +162,10 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	path, err := readSearchPath(ctx, conn)
-	if err == nil {
-		err = path.refuse()
-	}
 	if err != nil {
+		return fmt.Errorf("look at the search_path: %w", err)
+	}
+	if err := path.refuse(); err != nil {
 		return err
 	}
 	for _, says := range path.open() {

@@ -87,10 +87,7 @@ func readSearchPath(ctx context.Context, db interface {
 			       ARRAY(SELECT CASE rolname WHEN 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(rolname) END FROM writable ORDER BY object, rolname)`, schemas, path).
 			Scan(&p.database, &p.role, &p.shadows, &p.shadowOwners, &p.writable, &p.writers)
 	})
-	if err != nil {
-		return p, fmt.Errorf("look at what search_path leads to: %w", err)
-	}
-	return p, nil
+	return p, err
 }
 
 // shadowed says whose objects would be run, "" where there are none.

@@ -92,7 +92,7 @@ func (m mutant) dies(ctx context.Context, root, dir string) error {
 		if mutated, ok := replace[path]; ok {
 			from = mutated
 		}
-		text, err := os.ReadFile(from)
+		text, err := os.ReadFile(from) //nolint:gosec // a file of the source tree that the developer runs it in
 		if err != nil {
 			return err
 		}
@@ -101,7 +101,7 @@ func (m mutant) dies(ctx context.Context, root, dir string) error {
 		}
 		text = bytes.Replace(text, []byte(e.old), []byte(e.new), 1)
 		to := filepath.Join(dir, fmt.Sprintf("%s-%d-%s", m.name, i, filepath.Base(path)))
-		if err := os.WriteFile(to, text, 0o600); err != nil {
+		if err := os.WriteFile(to, text, 0o600); err != nil { //nolint:gosec // into a copy of the source tree
 			return err
 		}
 		replace[path] = to
@@ -160,7 +160,7 @@ func goTest(ctx context.Context, root string, tests []string, flags ...string) (
 // goCommand interrupts what it started when ctx ends, so that tests stop their
 // server.
 func goCommand(ctx context.Context, root string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // no shell, and the arguments are of this file
 	cmd.Dir = root
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
