@@ -75,7 +75,7 @@ func encoded(kind string, der []byte) []byte {
 // guarded is a server with TLS, which may be reached over a network by this
 // machine only.
 type guarded struct {
-	t    *testing.T
+	t *testing.T
 	*privatepg.Server
 	dir  string // of its socket, where it may read files
 	port string

@@ -89,7 +89,7 @@ func TestTheTrapSprings(t *testing.T) {
 	s := migratedSite(t, host.CMS)
 	s.superNamed(trap)
 	for path, sql := range map[string]string{
-		"trap,public":             "SELECT 1::int4 + 1::numeric", // fits better than numeric + numeric
+		"trap,public":            "SELECT 1::int4 + 1::numeric", // fits better than numeric + numeric
 		"trap,pg_catalog,public": "SELECT 1::int4 + 1::int4",
 	} {
 		_, err := s.along(pgtest.Owner, path, nil).Exec(t.Context(), sql)
