@@ -2,11 +2,12 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+SCHEDULES ?= 1000
 LINTER  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/tokenalert, static and stamped
@@ -27,6 +28,22 @@ race: ## Run the tests with the race detector (needs a C compiler)
 .PHONY: mutants
 mutants: ## Put each old behaviour back and see its test fail
 	go run ./internal/mutants
+
+.PHONY: faults
+faults: ## Play SCHEDULES random schedules under faults (docs/reliability.md)
+	go run ./faults run --schedules $(SCHEDULES)
+
+.PHONY: faults-mutants
+faults-mutants: ## Break what the promises rest on, and see the laboratory find it
+	go run ./faults mutants
+
+.PHONY: faults-recovery
+faults-recovery: ## Measure how long it takes from a fault to the next alert
+	go run ./faults recovery
+
+.PHONY: faults-soak
+faults-soak: ## Write for twenty minutes under faults, and see that nothing grows
+	go run ./faults soak
 
 .PHONY: lint
 lint: ## Run the linters, check the format and go.mod

@@ -31,7 +31,7 @@ func (s *Store) Check(ctx context.Context) (Server, error) {
 	case code == codeDuplicatePrepared || code == codeUnknownPrepared:
 		return server, fmt.Errorf("a pooler hands our session to others (PgBouncer in transaction mode?); set TOKENALERT_LISTEN_URL to the server's own address: %w", err)
 	case err != nil:
-		return server, fmt.Errorf("look at the server: %w", err)
+		return server, fmt.Errorf("look at the server: %w", advised("DATABASE_URL", err))
 	}
 	switch {
 	case recovery:
@@ -66,6 +66,13 @@ var errNotInstalled = fmt.Errorf("%w: tokenalert is not installed in this databa
 // commands that only look, which are content with a schema of another version
 // and with a standby.
 func (s *Store) Installed(ctx context.Context) error {
+	path, err := readSearchPath(ctx, s.pool)
+	if err != nil {
+		return fmt.Errorf("look at the search_path: %w", advised("DATABASE_URL", err))
+	}
+	if err := path.refuse(); err != nil {
+		return err
+	}
 	version, err := schemaVersion(ctx, s.pool)
 	if err == nil && version == 0 {
 		return errNotInstalled

@@ -102,8 +102,10 @@ const (
 
 // Who leads is looked at before what depends on it.
 var checks = []check{
+	{"trusted-path", nothing, examinePath},
 	{"server", nothing, examineServer},
 	{"clock", nothing, examineClock},
+	{"encryption", nothing, examineWire},
 	{"pooler", nothing, examinePooler},
 	{"schema", nothing, examineSchema},
 	{"search-path", schema, examineSearchPath},
@@ -136,6 +138,11 @@ var checks = []check{
 // also say what is wrong with a pooler.
 func (s *Store) Doctor(ctx context.Context, q DoctorRequest) Diagnosis {
 	e, err := s.examination(ctx, q)
+	if errors.Is(err, ErrShadowed) { // any other statement might run it
+		x := Examined{Check: "trusted-path"}
+		e.path.examine(&x)
+		return Diagnosis{Database: e.path.database, Role: e.path.role, Checks: []Examined{x}}
+	}
 	if err != nil {
 		x := Examined{Check: "connection"}
 		s.unreachable(&x, "DATABASE_URL", s.pool.Config().ConnConfig, err)

@@ -20,6 +20,8 @@ func (s *Store) unreachable(x *Examined, setting string, config *pgx.ConnConfig,
 	remedy, command := "see whether the server runs and this machine reaches it, and correct the address in "+setting+" (or the PG* variables):",
 		"pg_isready -h "+shellWord(config.Host)+" -p "+strconv.Itoa(int(config.Port))
 	switch code := SQLState(err); {
+	case mistrusted(setting, err) != "":
+		remedy, command = mistrusted(setting, err), ""
 	case strings.HasPrefix(code, "28"):
 		remedy, command = "correct the user and password in "+setting+" (or the PG* variables), or the server's pg_hba.conf", ""
 	case code == "3D000":
@@ -65,7 +67,7 @@ func between(ctx context.Context, connect func(context.Context) (*pgx.Conn, erro
 	if err != nil {
 		return straight, err
 	}
-	if uint32(server) == first.PgConn().PID() {
+	if uint32(server) == first.PgConn().PID() { //nolint:gosec // a process id, which is not negative
 		return straight, nil
 	}
 	second, err := connect(ctx)

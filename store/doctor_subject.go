@@ -26,6 +26,7 @@ type examination struct {
 	indexed        bool   // and so is its index
 	led            bool   // somebody leads
 	ledSince       time.Time
+	path           searchPath
 
 	// The host's tables by their unqualified names. Those that carry our marks
 	// are known by them, also where search_path leads elsewhere.
@@ -66,6 +67,13 @@ func (s *Store) examination(ctx context.Context, q DoctorRequest) (*examination,
 	e := &examination{store: &Store{pool: pool, direct: direct}, q: q}
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
+	if e.path, err = readSearchPath(ctx, pool); err == nil {
+		err = e.path.refuse()
+	}
+	if err != nil {
+		pool.Close()
+		return e, err
+	}
 	err = pool.QueryRow(ctx, `
 		SELECT quote_ident(current_database()), quote_ident(r.rolname), r.rolname::text, r.oid,
 		       current_setting('server_version_num')::integer, current_setting('server_version'),

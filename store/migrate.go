@@ -161,6 +161,16 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	path, err := readSearchPath(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("look at the search_path: %w", err)
+	}
+	if err := path.refuse(); err != nil {
+		return err
+	}
+	for _, says := range path.open() {
+		m.say(says)
+	}
 	deadline := time.Now().Add(m.LockPatience)
 	for said := false; ; {
 		var acquired bool

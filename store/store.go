@@ -114,7 +114,7 @@ func (s *Store) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 	config.RuntimeParams["application_name"] = name
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("connect (%s): %w", name, err)
+		return nil, fmt.Errorf("connect (%s): %w", name, advised("the database URL", err))
 	}
 	return conn, nil
 }

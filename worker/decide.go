@@ -155,8 +155,8 @@ func left(used, limit int64, threshold int32) bool {
 
 // compare compares a*x with b*y, none of which is negative, in 128 bits.
 func compare(a, x, b, y int64) int {
-	ah, al := bits.Mul64(uint64(a), uint64(x))
-	bh, bl := bits.Mul64(uint64(b), uint64(y))
+	ah, al := bits.Mul64(uint64(a), uint64(x)) //nolint:gosec // neither is negative
+	bh, bl := bits.Mul64(uint64(b), uint64(y)) //nolint:gosec // neither is negative
 	switch {
 	case ah > bh, ah == bh && al > bl:
 		return 1

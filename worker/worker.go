@@ -51,7 +51,7 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 func (c Config) inForce() *store.Settings {
 	s := &store.Settings{TimeZone: c.TimeZone, BellForced: c.Bell == "on", Worker: c.WorkerName}
 	for _, t := range c.Thresholds {
-		s.Thresholds = append(s.Thresholds, int32(t))
+		s.Thresholds = append(s.Thresholds, int32(t)) //nolint:gosec // a percentage, as Config was checked
 	}
 	return s
 }

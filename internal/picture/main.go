@@ -39,7 +39,7 @@ func main() {
 }
 
 func run(file string) error {
-	command := exec.Command("go", "run", "./cmd/tokenalert", "demo", "--for", duration.String())
+	command := exec.Command("go", "run", "./cmd/tokenalert", "demo", "--for", duration.String()) //nolint:gosec // no shell, and a duration
 	command.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NO_COLOR=") }), "TERM=xterm-256color")
 	t, err := terminal.Start(command, columns, rows)
 	if err != nil {
@@ -61,7 +61,7 @@ func run(file string) error {
 			case picture.Len() == 0:
 				return errors.New("the demo drew no page")
 			}
-			return os.WriteFile(file, picture.Bytes(), 0o644)
+			return os.WriteFile(file, picture.Bytes(), 0o644) //nolint:gosec // a page of the documentation, for everybody to read
 		case <-look.C:
 			if picture.Len() == 0 && strings.Contains(t.Page(), fmt.Sprintf("%.0f of %.0f s", seenAfter.Seconds(), duration.Seconds())) {
 				t.Cells(func(cell func(x, y int) vt10x.Glyph) { draw(&picture, columns, rows, cell) })

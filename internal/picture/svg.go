@@ -96,7 +96,7 @@ func colour(c vt10x.Color, otherwise string) string {
 	step := func(n vt10x.Color) vt10x.Color { return n*40 + min(n, 1)*55 }
 	switch {
 	case c < 16:
-		return basic[c]
+		return basic[c] //nolint:gosec // there are 16
 	case c < 232: // a cube of 6 by 6 by 6
 		n := c - 16
 		return fmt.Sprintf("#%02x%02x%02x", step(n/36), step(n/6%6), step(n%6))

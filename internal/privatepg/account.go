@@ -57,7 +57,7 @@ func accountOf(u *user.User) (account, error) {
 // parseID reads a user's or group's id. macOS writes that of nobody as -2.
 func parseID(s string) (uint32, error) {
 	id, err := strconv.ParseInt(s, 10, 64)
-	return uint32(id), err
+	return uint32(id), err //nolint:gosec // -2 is meant to become 4294967294
 }
 
 // own hands a file over to the account.
@@ -73,7 +73,7 @@ func (a account) own(path string) error {
 // from a folder that everybody can enter; without PG* variables, which
 // configure a server too.
 func (a account) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
+	cmd := exec.Command(name, args...) //nolint:gosec // no shell; initdb or postgres from the folder that was found
 	cmd.Dir = "/"
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "PG") {

@@ -36,10 +36,10 @@ func fetch(ctx context.Context, repository, cache string) (string, error) {
 // fetchInto downloads while it holds the cache's lock, unless somebody has done
 // so before. The folder appears by a rename, and so is complete if it is there.
 func fetchInto(ctx context.Context, home, repository, cache string) error {
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := os.MkdirAll(cache, 0o755); err != nil { //nolint:gosec // the programs in it are run by another account
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // in a folder of our own, and empty
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (s *Server) settings() map[string]string {
 // appendSettings adds to a configuration file, in which the last word on a
 // parameter counts. The file keeps its owner.
 func appendSettings(file string, layers ...map[string]string) error {
-	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // in a data directory that initdb has just made for us
 	if err != nil {
 		return fmt.Errorf("configure the server: %w", err)
 	}

@@ -40,7 +40,7 @@ func isOurs(path string, acc account) bool {
 		return false
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && (int(stat.Uid) == os.Geteuid() || stat.Uid == uint32(acc.uid))
+	return ok && (int(stat.Uid) == os.Geteuid() || stat.Uid == uint32(acc.uid)) //nolint:gosec // a user's id, which is 32 bits
 }
 
 // reclaim removes a directory whose owner is dead. A server that is still there
@@ -81,7 +81,7 @@ func reclaim(path string) {
 // first line of postmaster.pid is its process id, and the server's lock, which
 // somebody holds, says that it is not an old one.
 func quitOrphan(path string) {
-	content, err := os.ReadFile(filepath.Join(path, "data", "postmaster.pid"))
+	content, err := os.ReadFile(filepath.Join(path, "data", "postmaster.pid")) //nolint:gosec // in a directory that isOurs
 	if err != nil {
 		return
 	}
@@ -93,7 +93,7 @@ func quitOrphan(path string) {
 
 // takeLock locks an existing file.
 func takeLock(dir, name string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0) //nolint:gosec // in a directory that isOurs
 	if err != nil {
 		return nil, err
 	}

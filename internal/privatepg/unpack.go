@@ -38,10 +38,10 @@ func init() {
 func unpack(repository, work, unpacked string) error {
 	major, _, _ := strings.Cut(string(fetchedVersion), ".")
 	data := filepath.Join(work, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
+	if err := os.Mkdir(data, 0o700); err != nil { //nolint:gosec // in a folder of our own
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte(major+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte(major+"\n"), 0o600); err != nil { //nolint:gosec // in a folder of our own
 		return err
 	}
 	// The library insists on a port that is free.
@@ -50,7 +50,7 @@ func unpack(repository, work, unpacked string) error {
 		return err
 	}
 	config := embedded.DefaultConfig().
-		Version(fetchedVersion).Port(uint32(port)).Logger(io.Discard).
+		Version(fetchedVersion).Port(uint32(port)).Logger(io.Discard). //nolint:gosec // a port, as the system gave it
 		CachePath(filepath.Join(work, "archive")).RuntimePath(filepath.Join(work, "runtime")).
 		DataPath(data).BinariesPath(unpacked)
 	if repository != "" {
@@ -62,7 +62,7 @@ func unpack(repository, work, unpacked string) error {
 		return errors.Join(errors.New("a server started without a configuration"), server.Stop())
 	}
 	for _, name := range []string{"initdb", "postgres"} {
-		if _, err := os.Stat(filepath.Join(unpacked, "bin", name)); err != nil {
+		if _, err := os.Stat(filepath.Join(unpacked, "bin", name)); err != nil { //nolint:gosec // in a folder of our own
 			return startErr
 		}
 	}

@@ -67,7 +67,7 @@ func Start(cmd *exec.Cmd, columns, rows int) (*Terminal, error) {
 }
 
 func size(columns, rows int) *pty.Winsize {
-	return &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)}
+	return &pty.Winsize{Cols: uint16(columns), Rows: uint16(rows)} //nolint:gosec // the size of a terminal in a test or a picture
 }
 
 // follow gives the emulator what the command writes, in whole characters.
