@@ -3,6 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 SCHEDULES ?= 1000
+FUZZTIME ?= 30s
 LINTER  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
@@ -44,6 +45,14 @@ faults-recovery: ## Measure how long it takes from a fault to the next alert
 .PHONY: faults-soak
 faults-soak: ## Write for twenty minutes under faults, and see that nothing grows
 	go run ./faults soak
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME; what fails stays in testdata/fuzz
+	@for file in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz'); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$file); do \
+			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+		done; \
+	done
 
 .PHONY: lint
 lint: ## Run the linters, check the format and go.mod

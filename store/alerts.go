@@ -137,13 +137,16 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 	if q.Settings != nil {
 		q.Settings.queue(batch)
 	}
-	if q.Isolated {
-		if err := writeIsolated(ctx, conn, result, decisions); err != nil {
-			return err
-		}
-	} else {
-		for _, some := range inChunks(decisions) {
+	if q.Kind == Window && len(decisions) > q.Decisions {
+		result.Left += int64(len(decisions) - q.Decisions)
+		queueUndecided(batch, decisions[q.Decisions:])
+		decisions = decisions[:q.Decisions]
+	}
+	for _, some := range inChunks(decisions) {
+		if !q.Isolated {
 			queueDecisions(batch, result, some)
+		} else if err := writeIsolated(ctx, conn, result, some); err != nil {
+			return err
 		}
 	}
 	committed := false
@@ -161,34 +164,50 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 	return nil // what follows the commit only measures
 }
 
-// writeIsolated writes each decision under a savepoint of its own. One that
-// fails for its data is set aside and looked at again later; what fails for
-// another reason fails the tick.
-func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, decisions []Decision) error {
+// queueUndecided leaves decisions to later ticks, which take them anew.
+func queueUndecided(batch *pgx.Batch, decisions []Decision) {
+	var users []uuid.UUID
+	var starts []time.Time
 	for _, d := range decisions {
-		outcomes, held := len(result.Outcomes), len(result.Held)
-		batch := &pgx.Batch{}
-		batch.Queue("SAVEPOINT one_user")
-		queueDecisions(batch, result, []Decision{d})
-		batch.Queue("SET CONSTRAINTS ALL IMMEDIATE")
-		batch.Queue("RELEASE SAVEPOINT one_user")
-		err := conn.SendBatch(ctx, batch).Close()
-		if err == nil {
-			continue
+		users, starts = append(users, d.UserID), append(starts, d.PeriodStart)
+	}
+	batch.Queue(`INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+		SELECT u.user_id, u.at, tokenalert.now(), 'undecided' FROM unnest($1::uuid[], $2::timestamptz[]) AS u (user_id, at)`, users, starts)
+}
+
+// writeIsolated writes decisions under a savepoint. Where they fail for the data
+// of one, each half is tried by itself, down to the one that fails alone: that
+// user is set aside and looked at again later. What fails for another reason
+// fails the tick.
+func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, decisions []Decision) error {
+	outcomes, held := len(result.Outcomes), len(result.Held)
+	batch := &pgx.Batch{}
+	batch.Queue("SAVEPOINT some_users")
+	queueDecisions(batch, result, decisions)
+	batch.Queue("SET CONSTRAINTS ALL IMMEDIATE")
+	batch.Queue("RELEASE SAVEPOINT some_users")
+	failed := conn.SendBatch(ctx, batch).Close()
+	if failed == nil || !IsData(failed) {
+		return failed
+	}
+	result.Outcomes, result.Held = result.Outcomes[:outcomes], result.Held[:held]
+	// One after the other: a failed transaction prepares nothing but its end.
+	for _, sql := range []string{"ROLLBACK TO SAVEPOINT some_users", "RELEASE SAVEPOINT some_users"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("set user aside: %w", err)
 		}
-		if !IsData(err) {
+	}
+	if half := len(decisions) / 2; half > 0 {
+		if err := writeIsolated(ctx, conn, result, decisions[:half]); err != nil {
 			return err
 		}
-		result.SetAside = append(result.SetAside, SetAside{UserID: d.UserID, Err: err})
-		result.Outcomes, result.Held = result.Outcomes[:outcomes], result.Held[:held]
-		// One after the other: a failed transaction prepares nothing but its end.
-		if _, err := conn.Exec(ctx, "ROLLBACK TO SAVEPOINT one_user"); err != nil {
-			return fmt.Errorf("set user aside: %w", err)
-		}
-		if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
-			d.UserID, SetAsideRetry); err != nil {
-			return fmt.Errorf("set user aside: %w", err)
-		}
+		return writeIsolated(ctx, conn, result, decisions[half:])
+	}
+	user := decisions[0].UserID
+	result.SetAside = append(result.SetAside, SetAside{UserID: user, Err: failed})
+	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
+		user, SetAsideRetry); err != nil {
+		return fmt.Errorf("set user aside: %w", err)
 	}
 	return nil
 }

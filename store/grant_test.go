@@ -125,7 +125,7 @@ func (s *site) duties(ctx context.Context, role string) error {
 			return err
 		}
 		_, err = st.Tick(ctx, store.TickRequest{
-			Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Worker: "test", Isolated: kind == store.Full,
+			Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Decisions: 1000, Worker: "test", Isolated: kind == store.Full,
 			Settings: &store.Settings{TimeZone: "UTC", Thresholds: []int32{80}, Worker: "test"},
 		}, func(store.Kind, time.Time, []store.Candidate) []store.Decision {
 			start := time.Now().Truncate(time.Hour)

@@ -22,6 +22,8 @@ type counter struct {
 	store   *store.Store
 	periods *store.Periods
 	slice   int64
+	// decisions is how many one tick writes.
+	decisions int
 	// seen is what the last tick handed to the decision.
 	seen []store.Candidate
 }
@@ -34,7 +36,7 @@ func newCounter(t *testing.T, kind host.Kind) *counter {
 
 func counterOn(t *testing.T, s *site) *counter {
 	t.Helper()
-	c := &counter{site: s, store: s.runtime(), slice: 100_000}
+	c := &counter{site: s, store: s.runtime(), slice: 100_000, decisions: 1000}
 	c.calendar()
 	require.Equal(t, store.First, c.count(store.First).Kind)
 	return c
@@ -49,7 +51,7 @@ func (c *counter) calendar() {
 }
 
 func (c *counter) request(kind store.Kind) store.TickRequest {
-	return store.TickRequest{Kind: kind, Periods: c.periods, Floor: 80, Slice: c.slice, Worker: "test"}
+	return store.TickRequest{Kind: kind, Periods: c.periods, Floor: 80, Slice: c.slice, Decisions: c.decisions, Worker: "test"}
 }
 
 // try ticks once, on whatever store.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,6 +37,10 @@ const rollbackWithin = 2 * time.Second
 // wantedPerTick bounds the corrections that one tick deals with.
 const wantedPerTick = 10_000
 
+// candidatesPerDecision is how many candidates a tick looks at for each decision
+// that it may write: most of them hold a mark and have crossed nothing.
+const candidatesPerDecision = 10
+
 // A Candidate is a user and period that a tick touched and that stands high
 // enough to matter.
 type Candidate struct {
@@ -62,7 +67,12 @@ type TickRequest struct {
 	Periods *Periods
 	Floor   int   // percent below which nobody needs a decision
 	Slice   int64 // rows after which a tick ends earlier than now
-	Worker  string
+	// Decisions bounds how many users and periods a window tick writes a decision
+	// for, since it must end within its timeout however many cross at once. The
+	// others are left to the ticks that follow. A full count leaves nobody: what
+	// it decides depends on its kind.
+	Decisions int
+	Worker    string
 	// Isolated writes user by user under savepoints, so that the one whose data
 	// makes a statement fail is set aside and the others are told.
 	Isolated bool
@@ -82,6 +92,7 @@ type TickResult struct {
 	Oldest   *time.Time
 	Recounts int64 // corrections dealt with
 	Counted  int64 // periods counted anew
+	Left     int64 // users and periods left to the next ticks to decide
 
 	Outcomes []Outcome
 	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
@@ -91,8 +102,9 @@ type TickResult struct {
 // Work reports whether the tick found anything.
 func (r *TickResult) Work() bool { return r.ID != 0 }
 
-// More reports whether the tick left something that it could have counted.
-func (r *TickResult) More() bool { return r.Bounded || r.Recounts >= wantedPerTick }
+// More reports whether the tick left something that it could have counted or
+// decided.
+func (r *TickResult) More() bool { return r.Bounded || r.Recounts >= wantedPerTick || r.Left > 0 }
 
 // SetAside is a user whose data made a statement fail.
 type SetAside struct {
@@ -168,7 +180,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	batch := &pgx.Batch{}
 	begin(batch, q.Kind, timeout)
 	if q.Kind == Window {
-		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker)...)
+		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
 	} else {
 		batch.Queue(countEverything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
 	}
@@ -183,11 +195,11 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	var (
 		empty, sameCluster, sameFile, due, everything bool
 		id                                            *int64
-		rows, users, skipped                          int64
+		rows, users, skipped, left                    int64
 	)
 	header := []any{
 		&result.Now, &empty, &sameCluster, &sameFile, &due, &everything, &id,
-		&rows, &users, &skipped, &result.Bounded, &result.Oldest,
+		&rows, &users, &skipped, &result.Bounded, &result.Oldest, &left,
 	}
 	found, err := results.Query()
 	if err != nil {
@@ -210,7 +222,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	case everything:
 		return result, nil, false, ErrNeedsFull
 	case id != nil:
-		result.ID, result.Rows, result.Users, result.Skipped = *id, rows, users, skipped
+		result.ID, result.Rows, result.Users, result.Skipped, result.Left = *id, rows, users, skipped, left
 	}
 	return result, candidates, due, nil
 }
@@ -271,6 +283,8 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 
 // replace returns candidates with those in newer taking the place of any for
 // the same user and period: what was counted anew stands above what was added.
+// newer comes last, so that whoever crosses now does not wait for a crowd that
+// ticks have left to decide.
 func replace(candidates, newer []Candidate) []Candidate {
 	if len(newer) == 0 {
 		return candidates
@@ -284,10 +298,6 @@ func replace(candidates, newer []Candidate) []Candidate {
 	for _, c := range newer {
 		seen[of(c)] = true
 	}
-	for _, c := range candidates {
-		if !seen[of(c)] {
-			newer = append(newer, c)
-		}
-	}
-	return newer
+	candidates = slices.DeleteFunc(candidates, func(c Candidate) bool { return seen[of(c)] })
+	return append(candidates, newer...)
 }

@@ -52,7 +52,8 @@ file AS MATERIALIZED (
 // statement. Where the window holds more than $5 rows the tick ends earlier
 // than now: at the transaction id X found $5 rows on, at least one above the
 // first, and the chain gets the snapshot that names exactly the transactions
-// below X that have ended.
+// below X that have ended. One transaction may be of a million users, though:
+// of those worth deciding it returns $7, and leaves the others to recounts.
 //
 // header says what was found, also where nothing was written.
 const countWindow = `WITH ` + window + `,
@@ -115,21 +116,8 @@ counted AS ( -- late rows of a period that ended without totals: all of it
 		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 ),
-begins AS ( -- a period in the future is looked at again when it begins
-	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
-	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
-	FROM fence, here, placed d
-	WHERE d.period_start > here.at
-	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
-)
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
-       due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
-       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id AND isfinite(l.created_at) LIMIT 1) END,
-       s.*
-FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
-LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
-LEFT JOIN (
-	SELECT ` + candidateColumns + `
+worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again for each
+	SELECT c.*, row_number() OVER () AS n
 	FROM (
 		-- Brought together by grouping, not by a join, which would compare each
 		-- with each where the planner expects few.
@@ -142,8 +130,30 @@ LEFT JOIN (
 		) both_sides
 		GROUP BY 1, 2
 		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= max(token_limit)::numeric * $4::integer)
-	) c -- worth deciding, before accounts() is looked at again for each
-	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	) c
+),
+undecided AS ( -- more than a tick looks at
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT worth.user_id, worth.period_start, here.at, 'undecided' FROM here, worth WHERE worth.n > $7::bigint
+),
+begins AS ( -- a period in the future is looked at again when it begins
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
+	FROM fence, here, placed d
+	WHERE d.period_start > here.at
+	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+)
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
+       due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
+       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id AND isfinite(l.created_at) LIMIT 1) END,
+       (SELECT count(*) FROM worth WHERE n > $7::bigint),
+       s.*
+FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
+LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
+LEFT JOIN (
+	SELECT ` + candidateColumns + `
+	FROM worth c JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	WHERE c.n <= $7::bigint
 ) s ON true`
 
 // countEverything is the tick of another kind: every total from the rows at its
@@ -193,7 +203,7 @@ begins AS (
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
-       due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz,
+       due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz, 0::bigint,
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
 LEFT JOIN last ON true LEFT JOIN fence ON true
@@ -208,7 +218,8 @@ LEFT JOIN (
 // periods of the corrected rows and the user's current one are counted anew at
 // the snapshot that this tick has written into the chain, not at the tick's
 // own, which in a bounded tick would count ahead what the next one adds. A
-// correction without an instant asks only for a new decision. Also who stands
+// correction without an instant asks only for a new decision, and so does what
+// an earlier tick left undecided in the period that its instant names. Also who stands
 // below every threshold is a candidate: what the window said of them holds no
 // longer.
 const countWanted = `WITH
@@ -224,12 +235,12 @@ taken AS MATERIALIZED (
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
 		ORDER BY r.id LIMIT $4::bigint))
-	RETURNING r.user_id, r.at
+	RETURNING r.user_id, r.at, r.at IS NOT NULL AND r.cause <> 'undecided' AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
-	SELECT DISTINCT user_id, at AS created_at, 1 AS amount FROM taken WHERE at IS NOT NULL
+	SELECT DISTINCT user_id, at AS created_at, counts::integer AS amount FROM taken WHERE at IS NOT NULL
 	UNION ALL
-	SELECT taken.user_id, here.at, max((taken.at IS NOT NULL)::integer) FROM taken, here GROUP BY 1, 2
+	SELECT taken.user_id, here.at, max(counts::integer) FROM taken, here GROUP BY 1, 2
 ),` + placeRows + `,
 counted AS (
 	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)

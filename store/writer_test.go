@@ -115,7 +115,7 @@ func TestRowSecurityIsAnErrorAndHidesNothing(t *testing.T) {
 	nobody := func(store.Kind, time.Time, []store.Candidate) []store.Decision { return nil }
 	chain := ask[int](s, "SELECT count(*) FROM tokenalert.ticks")
 	for _, kind := range []store.Kind{store.Window, store.Full, store.First} {
-		_, err = st.Tick(t.Context(), store.TickRequest{Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Worker: "test"}, nobody)
+		_, err = st.Tick(t.Context(), store.TickRequest{Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Decisions: 1000, Worker: "test"}, nobody)
 		require.ErrorContains(t, err, "row-level security")
 		assert.Equal(t, "42501", store.SQLState(err))
 	}

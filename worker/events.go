@@ -133,7 +133,7 @@ var Events = []EventDoc{
 	{EventSettingsChanged, levelInfo, "The new leader put a setting in force that differs from the one before.", []string{"setting", "before", "after"}},
 	{EventSettingsDiffer, levelWarn, "This follower is configured otherwise than what is in force: taking the lead, it would change that. Give all replicas the same settings.", []string{"setting", "configured", "in_force"}},
 
-	{EventTickCompleted, []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel}, "What had committed is counted. Debug for a `window` tick without alerts, of which there may be hundreds a second; info otherwise.", []string{"tick", "kind", "rows", "users", "alerts", "recounts", "bounded", "duration_ms", "behind_ms"}},
+	{EventTickCompleted, []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel}, "What had committed is counted. Debug for a `window` tick without alerts, of which there may be hundreds a second; info otherwise.", []string{"tick", "kind", "rows", "users", "alerts", "recounts", "undecided", "bounded", "duration_ms", "behind_ms"}},
 	{EventTickFailed, levelWarn, "A tick was rolled back, having written nothing, and is done again after a pause.", []string{"kind", "sqlstate", "error", "retry_ms"}},
 	{EventTickCollided, levelWarn, "Another worker wrote this tick first; ours was rolled back. Expected once or twice while the lead moves; repeated, two workers lead.", []string{"retry_ms"}},
 	{EventTickRewritten, levelInfo, "`ai_usage_logs` was truncated or rewritten between the tick's snapshot and its read; ours was rolled back, and the next one is a full count.", nil},
@@ -214,6 +214,7 @@ var EventFields = []FieldDoc{
 	{"tick", "number of the tick in the chain"},
 	{"ticks", "ticks deleted"},
 	{"times", "lines counted and not written; the first, which was written, is not among them"},
+	{"undecided", "users and periods left to the next ticks to decide, as there were more than one tick tells"},
 	{"uptime_ms", "how long the process ran, in milliseconds"},
 	{"used", "tokens used in the period"},
 	{"user", "id of the user"},

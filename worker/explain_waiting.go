@@ -125,6 +125,7 @@ func causeWords(cause string) string {
 		"period_begins":   "usage was dated ahead, into a period that begins then",
 		"held":            "the host held the user's row",
 		"set_aside":       "the data of this user made a statement fail",
+		"undecided":       "more users crossed at once than one tick tells",
 		"reconcile":       "reconcile found that the total differs from the rows",
 	}[cause]
 	if !known {

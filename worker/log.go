@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -300,12 +301,21 @@ func maskFields(fields []zapcore.Field) []zapcore.Field {
 		if masked == nil {
 			masked = append(masked, fields...) // the caller's slice is not ours to change
 		}
-		masked[i] = zap.String(f.Key, maskAddresses(text))
+		masked[i] = zap.String(f.Key, maskAddresses(strings.Map(unseen, text)))
 	}
 	if masked == nil {
 		return fields
 	}
 	return masked
+}
+
+// unseen leaves out what the encoders of zap write as it is, and a terminal acts
+// upon: DEL, the control characters above ASCII, and those that turn a text around.
+func unseen(r rune) rune {
+	if r >= '\x7f' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
+		return -1
+	}
+	return r
 }
 
 const addressMask = "<address>"

@@ -22,6 +22,11 @@ const (
 	maxSlice   = 10_000_000
 )
 
+// decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
+// second; a million who cross in one transaction would take longer than a tick
+// may, and whoever crosses meanwhile would wait for them all.
+const decisionsPerTick = 10_000
+
 // collisionPause is about how long to wait after a collision: whoever won is
 // either about to learn that it does not lead, or leads.
 const collisionPause = 100 * time.Millisecond
@@ -83,13 +88,14 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		zone:       l.zone,
 	}
 	result, err := l.store.Tick(ctx, store.TickRequest{
-		Kind:     kind,
-		Periods:  l.periods,
-		Floor:    l.config.Thresholds[0],
-		Slice:    l.slice,
-		Worker:   l.config.WorkerName,
-		Isolated: l.isolated,
-		Settings: l.settings,
+		Kind:      kind,
+		Periods:   l.periods,
+		Floor:     l.config.Thresholds[0],
+		Slice:     l.slice,
+		Decisions: decisionsPerTick,
+		Worker:    l.config.WorkerName,
+		Isolated:  l.isolated,
+		Settings:  l.settings,
 	}, func(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 		return r.decideAll(kind, now, l.withoutAside(now, candidates))
 	})
@@ -197,7 +203,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	fields := []zap.Field{
 		zap.Int64("tick", result.ID), zap.String("kind", string(result.Kind)),
 		zap.Int64("rows", result.Rows), zap.Int64("users", result.Users), zap.Int("alerts", written(result.Outcomes)),
-		zap.Int64("recounts", result.Recounts), zap.Bool("bounded", result.Bounded),
+		zap.Int64("recounts", result.Recounts), zap.Int64("undecided", result.Left), zap.Bool("bounded", result.Bounded),
 		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
 	}
 	if result.Kind == store.Window && len(result.Outcomes) == 0 {

@@ -166,23 +166,23 @@ func printDiagnosis(w io.Writer, d store.Diagnosis) error {
 
 	fmt.Fprintf(&b, "tokenalert %s, schema %d", buildVersion(), migrations.Version())
 	if d.Database != "" {
-		fmt.Fprintf(&b, "; database %s as role %s", d.Database, d.Role)
+		fmt.Fprintf(&b, "; database %s as role %s", plain(d.Database), plain(d.Role))
 	}
 	b.WriteString("\n\n")
 	for _, x := range d.Checks {
 		switch checkStatus(x) {
 		case checkOK:
-			line(checkOK, x.Check, x.Well)
+			line(checkOK, x.Check, plain(x.Well))
 		case checkSkipped:
-			line(checkSkipped, x.Check, "not looked at: "+x.Skipped)
+			line(checkSkipped, x.Check, "not looked at: "+plain(x.Skipped))
 		}
 		for _, f := range x.Findings {
-			line(string(f.Severity), x.Check, strings.ReplaceAll(f.Says, "\n", "\n"+below))
+			line(string(f.Severity), x.Check, strings.ReplaceAll(plainLines(f.Says), "\n", "\n"+below))
 			if f.Remedy != "" {
-				fmt.Fprintf(&b, "%s→ %s\n", below, f.Remedy)
+				fmt.Fprintf(&b, "%s→ %s\n", below, plain(f.Remedy))
 			}
 			for _, command := range f.Commands {
-				fmt.Fprintf(&b, "%s    %s\n", below, r.NewStyle().Bold(true).Render(command))
+				fmt.Fprintf(&b, "%s    %s\n", below, r.NewStyle().Bold(true).Render(plain(command)))
 			}
 		}
 	}

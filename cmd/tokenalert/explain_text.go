@@ -222,6 +222,15 @@ func plain(text string) string {
 	}, text)
 }
 
+// plainLines is plain for each line of a text.
+func plainLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = plain(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
 func percents(n []int32) string {
 	if len(n) == 0 {
 		return "none"

@@ -38,12 +38,16 @@ func execute(ctx context.Context, args []string) int {
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "tokenalert: %v\n", err)
+	fmt.Fprintln(os.Stderr, sayError(err))
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
 	}
 	return 1
 }
+
+// sayError is an error as a person reads it. It may quote what the server said,
+// and with it what anybody has put into the database.
+func sayError(err error) string { return "tokenalert: " + plainLines(err.Error()) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{

@@ -42,7 +42,7 @@ func newMigrator(cmd *cobra.Command) (*store.Migrator, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Progress = func(sentence string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), sentence) }
+	m.Progress = func(sentence string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), plainLines(sentence)) }
 	return m, nil
 }
 

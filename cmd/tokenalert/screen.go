@@ -177,7 +177,7 @@ func watchStatus(ctx context.Context, out *os.File, look func(context.Context) (
 		status, err := looked.get()
 		lines := v.status(status, width)
 		if err != nil {
-			lines = append(lines, "", v.bad.Render("cannot look")+": "+strings.Join(strings.Fields(err.Error()), " "))
+			lines = append(lines, "", v.bad.Render("cannot look")+": "+plain(strings.Join(strings.Fields(err.Error()), " ")))
 		}
 		return append(lines, "", v.faint.Render("q to quit"))
 	}}.run(watching, out)

@@ -13,7 +13,7 @@ import (
 // status is the whole page.
 func (v view) status(st store.Status, width int) []string {
 	lines := []string{
-		v.bold.Render(st.Database) + fmt.Sprintf(", PostgreSQL %d, %s", st.ServerVersion/10000, instant(st.Now)),
+		v.bold.Render(plain(st.Database)) + fmt.Sprintf(", PostgreSQL %d, %s", st.ServerVersion/10000, instant(st.Now)),
 		"",
 	}
 	lines = append(lines, v.worker(st)...)
@@ -49,7 +49,7 @@ func (v view) leader(st store.Status) string {
 	case l.Since == nil:
 		return fmt.Sprintf("session %d%s", l.PID, waiting)
 	default:
-		return v.good.Render(l.Worker) + fmt.Sprintf(" since %s (%s)%s", instant(*l.Since), span(st.Now.Sub(*l.Since)), waiting)
+		return v.good.Render(plain(l.Worker)) + fmt.Sprintf(" since %s (%s)%s", instant(*l.Since), span(st.Now.Sub(*l.Since)), waiting)
 	}
 }
 
@@ -129,7 +129,7 @@ func (v view) alerts(st store.Status) []string {
 	for _, a := range st.Alerts {
 		what := v.bold.Render(number(a.Count) + " told")
 		if a.Reason != "" {
-			what = fmt.Sprintf("%s recorded, not told: %s", number(a.Count), a.Reason)
+			what = fmt.Sprintf("%s recorded, not told: %s", number(a.Count), plain(a.Reason))
 		}
 		if len(lines) == 0 || a.Threshold != threshold {
 			threshold = a.Threshold
