@@ -18,7 +18,7 @@ func Enter() error {
 	if Inside() {
 		fault = ""
 		sweep(context.Background())
-		return ip(context.Background(), "link set lo up")
+		return settle(context.Background())
 	}
 	if fault = missing(); fault != "" {
 		return nil
@@ -26,7 +26,7 @@ func Enter() error {
 	runtime.LockOSThread() // the child is told of the end of this thread
 	child := exec.Command("/proc/self/exe", os.Args[1:]...)
 	child.Args[0] = os.Args[0]
-	child.Env = append(os.Environ(), insideEnv+"=1")
+	child.Env = append(os.Environ(), insideEnv+"="+network())
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
 	signals := make(chan os.Signal, 8)

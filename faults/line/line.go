@@ -17,8 +17,12 @@ import (
 
 // A Line is the way from one worker to its server. Its methods may be called
 // from several goroutines.
+//
+// From the worker it goes: front, proxy, back, server.
 type Line struct {
+	front *relay
 	proxy *toxiproxy.Proxy
+	back  *relay // nil: the proxy reaches the server itself
 	host  string
 	port  int
 	ns    *namespace // nil: over 127.0.0.1
@@ -34,28 +38,52 @@ var ErrNoNamespace = errors.New("the line has no network namespace of its own")
 // quiet is what a proxy wants of the program that it is usually part of.
 var quiet = toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 
-// New makes a line to the server at upstream, host and port.
+// New makes a line to the server at upstream: host and port, or the path of a
+// Unix socket.
 func New(ctx context.Context, upstream string) (*Line, error) {
-	l := &Line{host: "127.0.0.1"}
-	if NamespaceFault() == "" {
-		var err error
-		if l.ns, err = newNamespace(ctx); err != nil {
-			return nil, fmt.Errorf("make a line: %w", err)
-		}
-		l.host = l.ns.here
-	}
-	l.proxy = toxiproxy.NewProxy(quiet, "line", net.JoinHostPort(l.host, "0"), upstream)
-	if err := l.proxy.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("make a line: %w", err), l.Close())
-	}
-	_, port, err := net.SplitHostPort(l.proxy.Listen) // now with the port that it got
-	if err == nil {
-		l.port, err = strconv.Atoi(port)
-	}
-	if err != nil {
+	l := &Line{host: loopback}
+	if err := l.open(ctx, upstream); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a line: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+const (
+	loopback = "127.0.0.1"
+	anyPort  = loopback + ":0"
+)
+
+func (l *Line) open(ctx context.Context, upstream string) error {
+	if NamespaceFault() == "" {
+		ns, err := newNamespace(ctx)
+		if err != nil {
+			return err
+		}
+		l.ns, l.host = ns, ns.here
+	}
+	if strings.HasPrefix(upstream, "/") {
+		back := &relay{address: anyPort, network: "unix", server: upstream}
+		if err := back.start(); err != nil {
+			return err
+		}
+		l.back, upstream = back, back.address
+	}
+	proxy := toxiproxy.NewProxy(quiet, "line", anyPort, upstream)
+	if err := proxy.Start(); err != nil {
+		return err
+	}
+	l.proxy = proxy
+	front := &relay{address: net.JoinHostPort(l.host, "0"), network: "tcp", server: proxy.Listen} // now with its port
+	if err := front.start(); err != nil {
+		return err
+	}
+	l.front = front
+	_, port, err := net.SplitHostPort(front.address)
+	if err != nil {
+		return err
+	}
+	l.port, err = strconv.Atoi(port)
+	return err
 }
 
 // Address is where the worker connects to.
@@ -78,19 +106,16 @@ func (l *Line) Command(name string, arg ...string) *exec.Cmd {
 	return exec.Command("ip", append([]string{"netns", "exec", l.ns.name, name}, arg...)...)
 }
 
-// Cut resets every connection, and refuses new ones until Heal.
+// Cut resets every connection of the worker, and refuses new ones until Heal. To
+// the server they just end.
 func (l *Line) Cut() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cut {
 		return nil
 	}
-	for _, direction := range directions {
-		if err := l.add("reset_peer", direction, `{"timeout":0}`); err != nil {
-			return err
-		}
-	}
-	l.proxy.Stop()
+	l.front.stop()
+	l.proxy.Stop() // whatever is held up in it
 	l.cut = true
 	return nil
 }
@@ -157,7 +182,7 @@ func (l *Line) Heal() error {
 	}
 	l.proxy.Toxics.ResetToxics(context.Background())
 	if l.cut {
-		errs = append(errs, l.proxy.Start())
+		errs = append(errs, l.proxy.Start(), l.front.start())
 		l.cut = false
 	}
 	return errors.Join(errs...)
@@ -165,7 +190,15 @@ func (l *Line) Heal() error {
 
 // Close takes the line down, with its connections.
 func (l *Line) Close() error {
-	l.proxy.Stop()
+	if l.front != nil {
+		l.front.stop()
+	}
+	if l.proxy != nil {
+		l.proxy.Stop()
+	}
+	if l.back != nil {
+		l.back.stop()
+	}
 	if l.ns != nil {
 		return l.ns.close()
 	}

@@ -15,12 +15,20 @@ import (
 	"tokenalert/faults/line"
 )
 
-// The test binary is also the program at the worker's end: see TestMain.
-const talkerEnv = "LINE_TEST_TALK_TO"
+// The test binary is also the program at the worker's end, and one that enters a
+// network namespace by itself: see TestMain.
+const (
+	talkerEnv  = "LINE_TEST_TALK_TO"
+	entrantEnv = "LINE_TEST_ENTER"
+)
 
 func TestMain(m *testing.M) {
 	if address := os.Getenv(talkerEnv); address != "" {
 		talk(address)
+		return
+	}
+	if os.Getenv(entrantEnv) != "" {
+		enter()
 		return
 	}
 	if err := line.Enter(); err != nil {
@@ -44,7 +52,10 @@ func talk(address string) {
 }
 
 // echo is a server that sends back what it gets.
-func echo(t *testing.T) string {
+func echo(t *testing.T) string { return echoing(t, io.Discard) }
+
+// echoing also writes down what it gets.
+func echoing(t *testing.T, heard io.Writer) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
@@ -54,7 +65,7 @@ func echo(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			go func() { _, _ = io.Copy(conn, conn) }()
+			go func() { _, _ = io.Copy(conn, io.TeeReader(conn, heard)) }()
 		}
 	}()
 	return l.Addr().String()
@@ -129,8 +140,10 @@ func (tk *talker) silent(d time.Duration) {
 	}
 }
 
-func newLine(t *testing.T) *line.Line {
-	l, err := line.New(t.Context(), echo(t))
+func newLine(t *testing.T) *line.Line { return newLineTo(t, echo(t)) }
+
+func newLineTo(t *testing.T, server string) *line.Line {
+	l, err := line.New(t.Context(), server)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return l
@@ -148,7 +161,7 @@ func TestACutLineResetsAndRefuses(t *testing.T) {
 	tk := newTalker(t, l)
 	tk.hear("connected")
 	require.NoError(t, l.Cut())
-	tk.hear("ended:")
+	tk.hear("connection reset by peer")
 	newTalker(t, l).hear("refused")
 	require.NoError(t, l.Heal())
 	again := newTalker(t, l)
@@ -166,7 +179,6 @@ func TestADelayedLineIsLate(t *testing.T) {
 	tk.say("hello")
 	tk.hear("hello")
 	assert.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond, "both ways")
-	require.NoError(t, l.Heal())
 }
 
 func TestADrippingLineSendsInParts(t *testing.T) {
@@ -180,7 +192,27 @@ func TestADrippingLineSendsInParts(t *testing.T) {
 		heard += <-tk.said
 	}
 	assert.Greater(t, parts, 2)
-	require.NoError(t, l.Heal())
+}
+
+// What is on its way when a line heals arrives, and what follows is in time.
+func TestAHealedLineGoesOnWithTheSameConnection(t *testing.T) {
+	for name, fault := range map[string]func(*line.Line) error{
+		"delay": func(l *line.Line) error { return l.Delay(time.Hour, time.Minute) },
+		"drip":  func(l *line.Line) error { return l.Drip(2, time.Hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLine(t)
+			tk := newTalker(t, l)
+			tk.hear("connected")
+			require.NoError(t, fault(l))
+			tk.say("hello, ")
+			tk.say("world")
+			require.NoError(t, l.Heal())
+			tk.hear("hello, world")
+			tk.say("again")
+			tk.hear("again")
+		})
+	}
 }
 
 func TestWhatIsSwallowedEndsTheConnection(t *testing.T) {
@@ -202,21 +234,37 @@ func TestDroppedPacketsAreSilence(t *testing.T) {
 	}
 	for _, oneWay := range []bool{false, true} {
 		t.Run(fmt.Sprintf("one way %t", oneWay), func(t *testing.T) {
-			l := newLine(t)
+			heard := make(hearing, 100)
+			l := newLineTo(t, echoing(t, heard))
 			tk := newTalker(t, l)
 			tk.hear("connected")
 			tk.say("before")
 			tk.hear("before")
+			require.Equal(t, "before", <-heard)
 			require.NoError(t, l.Drop(oneWay))
 			tk.say("hello")
 			late := newTalker(t, l)
+			if oneWay {
+				require.Equal(t, "hello", <-heard)
+			}
 			tk.silent(500 * time.Millisecond)
 			late.silent(500 * time.Millisecond) // it hangs; nothing is refused
+			if !oneWay {
+				require.Empty(t, heard)
+			}
 			require.NoError(t, l.Heal())
 			tk.hear("hello")
 			late.hear("connected")
 		})
 	}
+}
+
+// hearing is a writer that one may wait for.
+type hearing chan string
+
+func (h hearing) Write(p []byte) (int, error) {
+	h <- string(p)
+	return len(p), nil
 }
 
 // Signals are meant for the program, not for one that started it.

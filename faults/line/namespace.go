@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// insideEnv is set in a process that Enter has moved.
-const insideEnv = "LABORATORY_NAMESPACE"
+// insideEnv names, in a process that Enter has moved, the network that it left.
+const insideEnv = "LABORATORY_LEFT"
 
 // namePrefix is that of our namespaces, before the process id.
 const namePrefix = "tokenalert-"
@@ -24,8 +24,33 @@ var fault = "line.Enter was not called"
 // they can.
 func NamespaceFault() string { return fault }
 
-// Inside reports whether Enter has moved this process, or one before it.
-func Inside() bool { return os.Getenv(insideEnv) != "" }
+// Inside reports whether Enter has moved this process, or one before it. The
+// environment alone, which anybody may have set, is not believed: the machine's
+// own network must stay as it is.
+func Inside() bool {
+	left := os.Getenv(insideEnv)
+	return strings.HasPrefix(left, "net:[") && left != network()
+}
+
+// network identifies the network namespace that this process is in; "" where
+// there are none.
+func network() string {
+	name, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// settle makes a network that was just made one for lines. A new one may have
+// taken over the machine's rp_filter, and the stricter of that of all devices
+// and of one counts (kernel documentation, ip-sysctl).
+func settle(ctx context.Context) error {
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("0"), 0o644); err != nil {
+		return err
+	}
+	return ip(ctx, "link set lo up")
+}
 
 // A namespace is a network of its own, with one neighbour: us.
 type namespace struct {
