@@ -18,7 +18,8 @@ import (
 // explain looks at a user as a role.
 func (s *site) explain(role, user string) (store.Account, error) {
 	s.t.Helper()
-	st, err := store.OpenFor("explain", s.db.URLAs(role), "")
+	url, listen := s.db.URLs(role)
+	st, err := store.OpenFor("explain", url, listen)
 	require.NoError(s.t, err)
 	defer st.Close()
 	return st.Explain(s.t.Context(), user)

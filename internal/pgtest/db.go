@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,19 @@ func (db *DB) OwnerURL() string { return db.URLAs(Owner) }
 
 // URLAs connects as a role.
 func (db *DB) URLAs(role string) string { return db.in.server.URLAs(role, db.Name) }
+
+// WorkerURLs are DATABASE_URL and TOKENALERT_LISTEN_URL of a worker.
+func (db *DB) WorkerURLs() (database, listen string) { return db.URLs(Runtime) }
+
+// URLs are DATABASE_URL and TOKENALERT_LISTEN_URL of the product under a role.
+// The second is empty unless the product goes through a pooler, which knows the
+// roles of the cluster only.
+func (db *DB) URLs(role string) (database, listen string) {
+	if db.in.pooler == nil || !slices.Contains(roles, role) {
+		return db.URLAs(role), ""
+	}
+	return db.in.pooler.URLAs(role, db.Name), db.URLAs(role)
+}
 
 // Conn connects as the superuser, until the test ends.
 func (db *DB) Conn(t testing.TB) *pgx.Conn {
