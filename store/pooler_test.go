@@ -90,31 +90,39 @@ func warm(t *testing.T, url string, n int) {
 // Somebody puts a pooler into transaction mode while a worker leads through it.
 func TestALeadWhoseSessionIsGivenToOthersIsLost(t *testing.T) {
 	t.Parallel()
-	s := migratedSite(t, host.CMS)
-	pooler := s.db.Pooler(t, "session", nil)
-	url := pooler.URLAs(pgtest.Runtime, s.db.Name)
-	st, err := store.Open(url, "")
-	require.NoError(t, err)
-	t.Cleanup(st.Close)
-	lead, err := st.ConnectLead(t.Context(), time.Minute)
-	require.NoError(t, err)
-	t.Cleanup(lead.Close)
-	acquired, err := lead.TryAcquire(t.Context(), "one")
-	require.NoError(t, err)
-	require.True(t, acquired)
+	for name, setting := range map[string]string{
+		"with prepared statements, which another process does not know": "",
+		"without": "&default_query_exec_mode=cache_describe",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := migratedSite(t, host.CMS)
+			pooler := s.db.Pooler(t, "session", nil)
+			url := pooler.URLAs(pgtest.Runtime, s.db.Name)
+			st, err := store.Open(url+setting, "")
+			require.NoError(t, err)
+			t.Cleanup(st.Close)
+			lead, err := st.ConnectLead(t.Context(), time.Minute)
+			require.NoError(t, err)
+			t.Cleanup(lead.Close)
+			acquired, err := lead.TryAcquire(t.Context(), "one")
+			require.NoError(t, err)
+			require.True(t, acquired)
 
-	require.NoError(t, pooler.Reload(map[string]string{"pool_mode": "transaction"}))
-	s.eventually("the lead's session is still its own", func() bool {
-		if err = lead.Ping(t.Context()); err != nil {
-			return true
-		}
-		other, connectErr := pgx.Connect(t.Context(), url)
-		require.NoError(t, connectErr)
-		defer func() { _ = other.Close(t.Context()) }()
-		_, connectErr = other.Exec(t.Context(), "BEGIN; SELECT 1", pgx.QueryExecModeSimpleProtocol)
-		require.NoError(t, connectErr)
-		err = lead.Ping(t.Context())
-		return err != nil
-	})
-	assert.ErrorIs(t, err, store.ErrSharedSession)
+			require.NoError(t, pooler.Reload(map[string]string{"pool_mode": "transaction"}))
+			s.eventually("the lead's session is still its own", func() bool {
+				if err = lead.Ping(t.Context()); err != nil {
+					return true
+				}
+				other, connectErr := pgx.Connect(t.Context(), url)
+				require.NoError(t, connectErr)
+				defer func() { _ = other.Close(t.Context()) }()
+				_, connectErr = other.Exec(t.Context(), "BEGIN; SELECT 1", pgx.QueryExecModeSimpleProtocol)
+				require.NoError(t, connectErr)
+				err = lead.Ping(t.Context())
+				return err != nil
+			})
+			assert.ErrorIs(t, err, store.ErrSharedSession)
+		})
+	}
 }
