@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // poolerPort names the socket file of a server's first PgBouncer, and those of
@@ -43,7 +42,7 @@ type Pooler struct {
 	process *process
 }
 
-// StartPooler starts a PgBouncer and returns when it passes connections on.
+// StartPooler starts a PgBouncer and returns when it takes connections.
 func (s *Server) StartPooler(ctx context.Context, o PoolerOptions) (*Pooler, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,18 +98,16 @@ func (p *Pooler) configure() (string, error) {
 }
 
 func (p *Pooler) awaitReady(ctx context.Context) error {
-	if len(p.options.Users) == 0 {
-		return errors.New("nobody may log in")
-	}
+	socket := filepath.Join(p.server.dir.path, fmt.Sprintf(".s.PGSQL.%d", p.port))
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	probe := time.NewTicker(readyProbe)
 	defer probe.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, p.URLAs(p.options.Users[0], "postgres"))
+		// No more, or it would keep a connection to the server.
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 		if err == nil {
-			_ = conn.Close(ctx) // it answered
-			return nil
+			return conn.Close()
 		}
 		select {
 		case <-p.process.done:
