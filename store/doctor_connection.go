@@ -38,69 +38,6 @@ func (s *Store) unreachable(x *Examined, setting string, config *pgx.ConnConfig,
 	x.Findings = append(x.Findings, finding)
 }
 
-// standing is what stands between us and the server.
-type standing int
-
-const (
-	straight     standing = iota
-	ownSession            // a pooler that leaves us a session of our own
-	sharedServer          // a pooler that hands our session to others
-)
-
-// poolerWithin bounds how long a session may wait for a server connection that
-// the pooler has given to another.
-const poolerWithin = 2 * time.Second
-
-// between looks whether a pooler stands on the way, and whether it leaves a
-// session alone. A pooler makes up the key with which a query is cancelled, of
-// which the process id is a part (manual 55.2.8); the server's own is the
-// pid of the process that answers. To see whether the session is our own, a
-// second one begins a transaction and keeps it, so that it gets the server
-// connection that was ours between two transactions.
-func between(ctx context.Context, connect func(context.Context) (*pgx.Conn, error)) (standing, error) {
-	first, err := connect(ctx)
-	if err != nil {
-		return straight, err
-	}
-	defer closeSoon(first)
-	server, err := backendPID(ctx, first)
-	if err != nil {
-		return straight, err
-	}
-	if uint32(server) == first.PgConn().PID() { //nolint:gosec // a process id, which is not negative
-		return straight, nil
-	}
-	second, err := connect(ctx)
-	if err != nil {
-		return straight, err
-	}
-	defer closeSoon(second)
-	holding, cancel := context.WithTimeout(ctx, poolerWithin)
-	defer cancel()
-	if _, err := second.Exec(holding, "BEGIN; SELECT 1", pgx.QueryExecModeSimpleProtocol); err != nil {
-		if SQLState(err) != "" { // statement mode knows no transactions
-			return sharedServer, nil
-		}
-		return ownSession, nil // it waits for a server connection: the only one is ours
-	}
-	again, err := backendPID(ctx, first)
-	if err != nil && ctx.Err() != nil {
-		return straight, err
-	}
-	if err != nil || again != server {
-		return sharedServer, nil
-	}
-	return ownSession, nil
-}
-
-func backendPID(ctx context.Context, conn *pgx.Conn) (int32, error) {
-	ctx, cancel := context.WithTimeout(ctx, poolerWithin)
-	defer cancel()
-	var pid int32
-	err := conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
-	return pid, err
-}
-
 // place tells one database from any other.
 type place struct {
 	system   int64
@@ -125,7 +62,7 @@ func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 		return err
 	}
 	direct := func(ctx context.Context) (*pgx.Conn, error) { return e.store.connect(ctx, appDoctor) }
-	way, err := between(ctx, direct)
+	way, err := standingOf(ctx, direct)
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		e.store.unreachable(x, "TOKENALERT_LISTEN_URL", e.store.direct, err)
 		return nil
@@ -162,7 +99,7 @@ func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 	if way != straight {
 		return nil
 	}
-	pooled, err := between(ctx, func(ctx context.Context) (*pgx.Conn, error) {
+	pooled, err := standingOf(ctx, func(ctx context.Context) (*pgx.Conn, error) {
 		return pgx.ConnectConfig(ctx, e.store.pool.Config().ConnConfig)
 	})
 	switch pooled {
@@ -173,6 +110,16 @@ func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 	case straight:
 	}
 	return err
+}
+
+// standingOf is between for a session that is opened for nothing else.
+func standingOf(ctx context.Context, connect func(context.Context) (*pgx.Conn, error)) (standing, error) {
+	conn, err := connect(ctx)
+	if err != nil {
+		return straight, err
+	}
+	defer closeSoon(conn)
+	return between(ctx, conn, connect)
 }
 
 func closeSoon(conn *pgx.Conn) {

@@ -3,14 +3,8 @@ package store_test
 import (
 	"fmt"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -19,91 +13,21 @@ import (
 	"tokenalert/store"
 )
 
-// pooled starts a PgBouncer before the server of a URL and returns the URL of
-// the same database through it. It runs as the server's user, who alone may
-// enter its socket.
-func pooled(t *testing.T, direct, mode, more string) string {
-	t.Helper()
-	program, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		program = "/usr/sbin/pgbouncer"
-	}
-	if _, err := os.Stat(program); err != nil {
-		t.Skip("SKIPPED: pgbouncer is not installed")
-	}
-	u, err := url.Parse(direct)
-	require.NoError(t, err)
-	query := u.Query()
-
-	folder, err := os.MkdirTemp("", "pooler-") // short, for a socket is in it
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	server, err := os.Stat(query.Get("host"))
-	require.NoError(t, err)
-	owner := server.Sys().(*syscall.Stat_t)
-	users := ""
-	for _, role := range []string{pgtest.Owner, pgtest.Runtime, pgtest.Writer} {
-		users += fmt.Sprintf("%q \"\"\n", role)
-	}
-	require.NoError(t, os.WriteFile(filepath.Join(folder, "users"), []byte(users), 0o644))
-	ini := fmt.Sprintf(`[databases]
-* = host=%s port=%s
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = %s
-auth_type = trust
-auth_file = %s/users
-pool_mode = %s
-%s
-`, query.Get("host"), query.Get("port"), folder, folder, mode, more)
-	require.NoError(t, os.WriteFile(filepath.Join(folder, "ini"), []byte(ini), 0o644))
-	require.NoError(t, os.Chmod(folder, 0o755))
-
-	cmd := exec.Command(program, "-q", filepath.Join(folder, "ini"))
-	cmd.Dir = "/"
-	if os.Geteuid() == 0 {
-		require.NoError(t, os.Chown(folder, int(owner.Uid), int(owner.Gid)))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
-	}
-	log := &strings.Builder{}
-	cmd.Stdout, cmd.Stderr = log, log
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log)
-		}
-	})
-	query.Set("host", folder)
-	query.Set("port", "6432")
-	u.RawQuery = query.Encode()
-	s := &site{t: t}
-	s.eventually("PgBouncer does not answer", func() bool {
-		conn, err := pgx.Connect(t.Context(), u.String())
-		if err == nil {
-			_ = conn.Close(t.Context())
-		}
-		return err == nil
-	})
-	return u.String()
-}
-
 func TestTheDoctorSeesAPooler(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		mode, more string
-		direct     bool // TOKENALERT_LISTEN_URL leads past it
-		severity   store.Severity
-		says       string
+		mode     string
+		settings map[string]string
+		direct   bool // TOKENALERT_LISTEN_URL leads past it
+		severity store.Severity
+		says     string
 	}{
-		"before everything, by transaction":                {"transaction", "", false, store.Broken, "a pooler in transaction mode stands before the lead"},
-		"before everything, by transaction, in turn":       {"transaction", "server_round_robin = 1\nmin_pool_size = 3", false, store.Broken, "a pooler in transaction mode stands before the lead"},
-		"before everything, by transaction, one at a time": {"transaction", "default_pool_size = 1", false, store.Broken, "a pooler in transaction mode stands before the lead"},
-		"before everything, by session":                    {"session", "", false, store.Note, "a pooler in session mode stands before the lead"},
-		"before ticks, by transaction":                     {"transaction", "", true, "", "DATABASE_URL goes through one in transaction mode, and TOKENALERT_LISTEN_URL straight to the server, as it must"},
-		"before ticks, by session":                         {"session", "", true, "", "DATABASE_URL goes through one in session mode"},
+		"before everything, by transaction":                {"transaction", nil, false, store.Broken, "a pooler in transaction mode stands before the lead"},
+		"before everything, by transaction, in turn":       {"transaction", map[string]string{"server_round_robin": "1", "min_pool_size": "3"}, false, store.Broken, "a pooler in transaction mode stands before the lead"},
+		"before everything, by transaction, one at a time": {"transaction", map[string]string{"default_pool_size": "1"}, false, store.Broken, "a pooler in transaction mode stands before the lead"},
+		"before everything, by session":                    {"session", nil, false, store.Note, "a pooler in session mode stands before the lead"},
+		"before ticks, by transaction":                     {"transaction", nil, true, "", "DATABASE_URL goes through one in transaction mode, and TOKENALERT_LISTEN_URL straight to the server, as it must"},
+		"before ticks, by session":                         {"session", nil, true, "", "DATABASE_URL goes through one in session mode"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -113,7 +37,7 @@ func TestTheDoctorSeesAPooler(t *testing.T) {
 			before := examined(t, diagnose(t, direct, "", q), "pooler")
 			require.Empty(t, before.Findings)
 			assert.Equal(t, "none: straight to the server", before.Well)
-			through := pooled(t, direct, tt.mode, tt.more)
+			through := s.db.Pooler(t, tt.mode, tt.settings).URLAs(pgtest.Runtime, s.db.Name)
 			listen := ""
 			if tt.direct {
 				listen = direct

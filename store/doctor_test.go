@@ -36,7 +36,8 @@ func diagnose(t *testing.T, url, directURL string, q store.DoctorRequest) store.
 
 func (s *site) diagnose(role string) store.Diagnosis {
 	s.t.Helper()
-	return diagnose(s.t, s.db.URLAs(role), "", doctorRequest(s.t))
+	url, listen := s.db.URLs(role)
+	return diagnose(s.t, url, listen, doctorRequest(s.t))
 }
 
 // examined is what one check came to.
@@ -67,7 +68,7 @@ func bad(d store.Diagnosis) []store.Finding {
 // leads runs a worker until the returned function is called, which waits for it.
 func (s *site) leads() (stop func()) {
 	s.t.Helper()
-	st, err := store.Open(s.db.URLAs(pgtest.Runtime), "")
+	st, err := store.Open(s.db.WorkerURLs())
 	require.NoError(s.t, err)
 	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
 	w, err := worker.New(worker.DefaultConfig(), st, zap.NewNop(), worker.NewMetrics("test", "test"), health)

@@ -137,7 +137,8 @@ func TestTheDoctorSeesLag(t *testing.T) {
 	look := func(s *site, overdue time.Duration) []store.Finding {
 		q := doctorRequest(t)
 		q.Overdue = overdue
-		return examined(t, diagnose(t, s.db.URLAs(pgtest.Runtime), "", q), "lag").Findings
+		database, listen := s.db.WorkerURLs()
+		return examined(t, diagnose(t, database, listen, q), "lag").Findings
 	}
 	counted := func(s *site) {
 		s.eventually("it is not counted", func() bool {

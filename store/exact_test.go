@@ -202,7 +202,7 @@ type ticking struct{ bounded, collided int64 }
 // that it leads.
 func (s storm) tick(ctx context.Context, c *counter, stop <-chan struct{}, random *rand.Rand) (ticking, error) {
 	var took ticking
-	own, err := store.Open(c.db.URLAs(pgtest.Runtime), "")
+	own, err := store.Open(c.db.WorkerURLs())
 	if err != nil {
 		return took, err
 	}

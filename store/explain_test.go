@@ -18,7 +18,8 @@ import (
 // explain looks at a user as a role.
 func (s *site) explain(role, user string) (store.Account, error) {
 	s.t.Helper()
-	st, err := store.OpenFor("explain", s.db.URLAs(role), "")
+	url, listen := s.db.URLs(role)
+	st, err := store.OpenFor("explain", url, listen)
 	require.NoError(s.t, err)
 	defer st.Close()
 	return st.Explain(s.t.Context(), user)
@@ -133,7 +134,9 @@ func (s *site) settings() {
 func TestExplainSearchesALongChainByHalves(t *testing.T) {
 	t.Parallel()
 	const ticks = 200_000
-	c := newCounter(t, host.CMS)
+	s := migratedSite(t, host.CMS)
+	s.db = s.db.Straight() // its session must end
+	c := counterOn(t, s)
 	c.settings()
 	user := c.user(1000)
 	c.use(user, 1)
@@ -238,6 +241,7 @@ func TestExplainFindsUsersByEmail(t *testing.T) {
 	require.ErrorContains(t, err, "table users has no column email; name the user by id")
 	s.superExec("CREATE SCHEMA elsewhere")
 	s.exec("ALTER ROLE " + pgtest.Owner + " IN DATABASE " + pgx.Identifier{s.db.Name}.Sanitize() + " SET search_path = elsewhere")
+	s.db = s.db.Straight() // a pooler keeps sessions from before
 	_, err = s.explain(pgtest.Owner, "ana.perez@example.org")
 	require.ErrorContains(t, err, "does not see the table users; its search_path is elsewhere")
 }

@@ -105,7 +105,7 @@ func TestTheRuntimeRoleHasExactlyTheseGrants(t *testing.T) {
 func (s *site) duties(ctx context.Context, role string) error {
 	user := s.user(0)
 	s.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES ($1, now(), 'test')", user)
-	st, err := store.Open(s.db.URLAs(role), "")
+	st, err := store.Open(s.db.URLs(role))
 	require.NoError(s.t, err)
 	defer st.Close()
 	if _, err = st.Check(ctx); err != nil {

@@ -136,7 +136,7 @@ func (c *counter) session() *site {
 // open opens a store on the site's database with settings of the session.
 func (c *counter) open(settings map[string]string) *store.Store {
 	c.t.Helper()
-	u, err := url.Parse(c.db.URLAs(pgtest.Runtime))
+	u, err := url.Parse(c.db.URLAs(pgtest.Runtime)) // PgBouncer takes no settings with a connection
 	require.NoError(c.t, err)
 	query := u.Query()
 	for name, value := range settings {

@@ -30,19 +30,26 @@ const (
 type Lead struct {
 	mu       sync.Mutex
 	conn     *pgx.Conn
+	server   int32 // the process that answers; 0 before the first answer
 	lastUsed time.Time
 }
 
 // ErrInRecovery means that the server is a standby.
 var ErrInRecovery = fmt.Errorf("%w: it is in recovery", ErrReadOnly)
 
-// ConnectLead opens the session. timeout is how long it may be silent.
+// ConnectLead opens the session. timeout is how long it may be silent. It is
+// refused (ErrSharedSession) before anything is set or locked in it where a
+// pooler would hand that to others.
 func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, error) {
 	conn, err := s.connect(ctx, appLead)
 	if err != nil {
 		return nil, err
 	}
 	l := &Lead{conn: conn, lastUsed: time.Now()}
+	if err := s.requireOwnSession(ctx, conn); err != nil {
+		l.Close()
+		return nil, err
+	}
 	_, err = conn.Exec(ctx, "SET idle_session_timeout = "+strconv.FormatInt(timeout.Milliseconds(), 10)+
 		"; SET statement_timeout = "+strconv.FormatInt(timeout.Milliseconds(), 10)+
 		"; LISTEN "+channelLead, pgx.QueryExecModeSimpleProtocol)
@@ -67,7 +74,7 @@ func (l *Lead) TryAcquire(ctx context.Context, worker string) (bool, error) {
 		SELECT CASE WHEN pg_is_in_recovery() THEN NULL
 		            WHEN pg_try_advisory_lock($1) THEN set_config('application_name', '`+appLead+` '
 		                 || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD"T"HH24MISS"Z"') || ' ' || right($2, 30), false) <> ''
-		            ELSE false END`, &acquired, leadKey, worker)
+		            ELSE false END, pg_backend_pid()`, &acquired, leadKey, worker)
 	if err != nil {
 		return false, fmt.Errorf("try to take the lead: %w", err)
 	}
@@ -93,7 +100,7 @@ func (l *Lead) Wait(ctx context.Context, d time.Duration) error {
 // Ping keeps the session, and with it the lock.
 func (l *Lead) Ping(ctx context.Context) error {
 	var one int
-	if err := l.query(ctx, "SELECT 1", &one); err != nil {
+	if err := l.query(ctx, "SELECT 1, pg_backend_pid()", &one); err != nil {
 		return fmt.Errorf("ping the lead's session: %w", err)
 	}
 	return nil
@@ -107,7 +114,7 @@ func (l *Lead) Arm(ctx context.Context, lease time.Duration) (bool, error) {
 		WITH before AS MATERIALIZED (
 			SELECT coalesce(pg_sequence_last_value('tokenalert.doorbell'), 0) > date_part('epoch', clock_timestamp()) AS armed
 		)
-		SELECT armed FROM before, LATERAL (
+		SELECT armed, pg_backend_pid() FROM before, LATERAL (
 			SELECT setval('tokenalert.doorbell', ceil(date_part('epoch', clock_timestamp()) + $1::float8)::bigint)
 			WHERE before.armed IS NOT NULL
 		) s`, &was, lease.Seconds())
@@ -120,7 +127,7 @@ func (l *Lead) Arm(ctx context.Context, lease time.Duration) (bool, error) {
 // Disarm silences the bell.
 func (l *Lead) Disarm(ctx context.Context) error {
 	var zero int64
-	if err := l.query(ctx, `SELECT setval('tokenalert.doorbell', 0)`, &zero); err != nil {
+	if err := l.query(ctx, `SELECT setval('tokenalert.doorbell', 0), pg_backend_pid()`, &zero); err != nil {
 		return fmt.Errorf("silence the bell: %w", err)
 	}
 	return nil
@@ -155,12 +162,24 @@ func (l *Lead) LastUsed() time.Time {
 	return l.lastUsed
 }
 
+// query runs a statement for one value, and for pg_backend_pid() after it. A
+// session is served by one process from its beginning to its end: where another
+// answers, the lock was left with the first. That also holds for a pooler that
+// was put into transaction mode since the session began.
 func (l *Lead) query(ctx context.Context, sql string, destination any, args ...any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.conn.QueryRow(ctx, sql, args...).Scan(destination); err != nil {
+	var server int32
+	err := l.conn.QueryRow(ctx, sql, args...).Scan(destination, &server)
+	switch code := SQLState(err); {
+	case code == codeDuplicatePrepared || code == codeUnknownPrepared: // what another process has prepared
+		return fmt.Errorf("%w: %w", ErrSharedSession, err)
+	case err != nil:
 		return tickError(err)
+	case l.server != 0 && server != l.server:
+		return ErrSharedSession
 	}
+	l.server = server
 	l.lastUsed = time.Now()
 	return nil
 }

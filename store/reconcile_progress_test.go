@@ -54,7 +54,9 @@ func TestReconcileSaysHowFarItIs(t *testing.T) {
 // One pass over the table, whatever indexes it has.
 func TestReconcileReadsTheTableOnce(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t, host.CMS)
+	s := migratedSite(t, host.CMS)
+	s.db = s.db.Straight() // its sessions must end
+	c := counterOn(t, s)
 	if ask[int](c.site, "SELECT current_setting('server_version_num')::integer") < 150000 {
 		t.Skip("SKIPPED: below PostgreSQL 15 statistics of scans come late")
 	}

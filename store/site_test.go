@@ -129,7 +129,7 @@ func (s *site) use(user uuid.UUID, tokens int) {
 // runtime opens a store under the runtime role.
 func (s *site) runtime() *store.Store {
 	s.t.Helper()
-	st, err := store.Open(s.db.URLAs(pgtest.Runtime), "")
+	st, err := store.Open(s.db.WorkerURLs())
 	require.NoError(s.t, err)
 	s.t.Cleanup(st.Close)
 	return st
@@ -139,7 +139,7 @@ func (s *site) runtime() *store.Store {
 // is counted and told, and stops it.
 func (s *site) work() {
 	s.t.Helper()
-	st, err := store.Open(s.db.URLAs(pgtest.Runtime), "")
+	st, err := store.Open(s.db.WorkerURLs())
 	require.NoError(s.t, err)
 	defer st.Close()
 	c := worker.DefaultConfig()

@@ -30,6 +30,9 @@ const (
 	fullTimeout   = 30 * time.Minute
 )
 
+// minIdleTimeout leaves time to decide in, whatever the lease.
+const minIdleTimeout = time.Second
+
 // rollbackWithin bounds how long a tick that is given up may still wait for the
 // server.
 const rollbackWithin = 2 * time.Second
@@ -163,22 +166,22 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 // since a pooler may hand the session to others. Plans must not change with
 // stale statistics. row_security = off turns a policy that would silently hide
 // rows into an error (manual 5.9).
-func begin(batch *pgx.Batch, kind Kind, timeout time.Duration) {
+func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 	seqscan := "off"
 	if kind != Window {
 		seqscan = "on"
 	}
 	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ")
 	batch.Queue(`SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', $1, true),
-		set_config('idle_in_transaction_session_timeout', '10s', true), set_config('enable_seqscan', $2, true),
+		set_config('idle_in_transaction_session_timeout', $3, true), set_config('enable_seqscan', $2, true),
 		set_config('jit', 'off', true), set_config('work_mem', '32MB', true), set_config('row_security', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true)`,
-		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan)
+		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan, fmt.Sprintf("%dms", idle.Milliseconds()))
 }
 
 func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.Duration) (TickResult, []Candidate, bool, error) {
 	batch := &pgx.Batch{}
-	begin(batch, q.Kind, timeout)
+	begin(batch, q.Kind, timeout, max(q.IdleTimeout, minIdleTimeout))
 	if q.Kind == Window {
 		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
 	} else {

@@ -123,7 +123,7 @@ var Events = []EventDoc{
 
 	{EventDatabaseUnreachable, levelWarn, "The database does not answer, or not yet; tried again after a pause. Nothing is lost meanwhile: what commits is counted later.", []string{"sqlstate", "error", "retry_ms"}},
 	{EventDatabaseConnected, levelInfo, "The database answers, is a primary and has a schema that this binary runs on.", []string{"server_version", "schema_version"}},
-	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions).", []string{"reason", "sqlstate", "error"}},
+	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions), `shared_session` (a pooler hands the session of the lead to others: set `TOKENALERT_LISTEN_URL` to the server's own address).", []string{"reason", "sqlstate", "error"}},
 
 	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks.", []string{"waited_ms"}},
 	{EventLeaderLost, levelWarn, "The lead's connection failed: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},

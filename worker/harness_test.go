@@ -49,7 +49,7 @@ func worldOn(t *testing.T, db *pgtest.DB) *world {
 	w.ownerExec("GRANT INSERT ON ai_usage_logs TO " + pgtest.Writer)
 	w.writer = db.ConnAs(t, pgtest.Writer)
 	var err error
-	w.store, err = store.Open(db.URLAs(pgtest.Runtime), "")
+	w.store, err = store.Open(db.WorkerURLs())
 	require.NoError(t, err)
 	t.Cleanup(w.store.Close)
 	w.org, err = host.NewOrganization(t.Context(), w.owner, "Example")
@@ -188,22 +188,17 @@ func config() worker.Config {
 // applied to its settings.
 func (w *world) start(changes ...func(*worker.Config)) *replica {
 	w.t.Helper()
-	return w.startOn(w.db.URLAs(pgtest.Runtime), changes...)
-}
-
-func (w *world) startOn(url string, changes ...func(*worker.Config)) *replica {
-	w.t.Helper()
 	c := config()
 	for _, change := range changes {
 		change(&c)
 	}
 	require.NoError(w.t, c.Validate())
-	return w.startAs(url, c)
+	return w.startAs(c)
 }
 
-func (w *world) startAs(url string, c worker.Config) *replica {
+func (w *world) startAs(c worker.Config) *replica {
 	w.t.Helper()
-	s, err := store.Open(url, "")
+	s, err := store.Open(w.db.WorkerURLs())
 	require.NoError(w.t, err)
 	core, logs := observer.New(zapcore.DebugLevel)
 	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})

@@ -130,7 +130,7 @@ func (w *world) startReconciling(every time.Duration) *replica {
 	w.t.Helper()
 	c := config()
 	c.ReconcileInterval = every
-	return w.startAs(w.db.URLAs(pgtest.Runtime), c)
+	return w.startAs(c)
 }
 
 func TestReconcileBeforeAnybodyLed(t *testing.T) {

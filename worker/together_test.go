@@ -32,7 +32,7 @@ func TestTwoWorkersThatBothTickTellEachAlertOnce(t *testing.T) {
 	for _, name := range []string{"one", "other"} {
 		c := config()
 		c.WorkerName = name
-		s, err := store.Open(w.db.URLAs(pgtest.Runtime), "")
+		s, err := store.Open(w.db.WorkerURLs())
 		require.NoError(t, err)
 		t.Cleanup(s.Close)
 		health := worker.NewHealth(time.Now, worker.HealthBounds{Live: time.Minute, Answer: time.Minute, Tick: time.Minute})

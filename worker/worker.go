@@ -59,7 +59,8 @@ func (c Config) inForce() *store.Settings {
 // Run follows and leads until ctx ends, which is a graceful stop and returns
 // nil. A database that is away is waited for. It returns an error only where
 // another attempt cannot help: before the database was ever fit to work on, a
-// refused login, a missing schema, a chain from another cluster.
+// refused login, a missing schema, a chain from another cluster, a pooler that
+// would hand the lead's session to others.
 func (w *Worker) Run(ctx context.Context) error {
 	pause := firstRetry
 	for ctx.Err() == nil {
@@ -88,7 +89,8 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // hopeless reports whether the next attempt would fail as this one did.
 func hopeless(err error) bool {
-	return store.IsRefused(err) || errors.Is(err, store.ErrSchema) || errors.Is(err, store.ErrForeignChain)
+	return store.IsRefused(err) || errors.Is(err, store.ErrSchema) || errors.Is(err, store.ErrForeignChain) ||
+		errors.Is(err, store.ErrSharedSession)
 }
 
 // report says once why a session ended; how it goes on is Run's to decide.
@@ -102,6 +104,8 @@ func (w *Worker) report(err error, pause time.Duration) {
 		reason = "other_cluster"
 	case errors.Is(err, store.ErrReadOnly):
 		reason = "read_only"
+	case errors.Is(err, store.ErrSharedSession):
+		reason = "shared_session"
 	default:
 		w.log.Warn("the database does not answer; trying again", Event(EventDatabaseUnreachable),
 			zap.String("sqlstate", store.SQLState(err)), zap.Error(err), zap.Duration("retry_ms", pause))

@@ -134,7 +134,7 @@ func TestMigrateCommands(t *testing.T) {
 	assert.Contains(t, stderr, `role "nobody_at_all" does not exist`)
 	stdout, _ = migrate(0, "grant", pgtest.Runtime)
 	assert.Equal(t, "the role "+pgtest.Runtime+" can run tokenalert\n", stdout)
-	w := startProcess(t, runEnvironment(db.URLAs(pgtest.Runtime)), "run")
+	w := startProcess(t, runEnvironment(db.WorkerURLs()), "run")
 	w.awaitReady()
 	w.terminate()
 
@@ -149,7 +149,7 @@ func TestMigrateCommands(t *testing.T) {
 	assert.Contains(t, stdout, "not installed")
 	migrate(0, "up")
 
-	status, _, stderr := typed(t, []string{"DATABASE_URL=" + db.URLAs(pgtest.Runtime)}, "migrate", "up")
+	status, _, stderr := typed(t, databaseEnvironment(db.WorkerURLs()), "migrate", "up")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "does not own table ai_usage_logs")
 }

@@ -155,7 +155,7 @@ func TestDoctorComparesZones(t *testing.T) {
 		t.Skip("SKIPPED: this machine has no time zones")
 	}
 	p := newPlatform(t)
-	environment := []string{"DATABASE_URL=" + p.db.URLAs(pgtest.Runtime), "TOKENALERT_TIME_ZONE=America/Santiago"}
+	environment := append(databaseEnvironment(p.db.WorkerURLs()), "TOKENALERT_TIME_ZONE=America/Santiago")
 	_, stdout := p.doctorWith(environment)
 	assert.Contains(t, stdout, "✓ zone                   America/Santiago, by the same rules on the server and here\n")
 

@@ -17,7 +17,7 @@ import (
 // end with a status.
 func (p *platform) explain(want int, role string, args []string, environment ...string) (stdout, stderr string) {
 	p.t.Helper()
-	status, stdout, stderr := typed(p.t, append(environment, "DATABASE_URL="+p.db.URLAs(role)), append([]string{"explain"}, args...)...)
+	status, stdout, stderr := typed(p.t, append(environment, databaseEnvironment(p.db.URLs(role))...), append([]string{"explain"}, args...)...)
 	require.Equal(p.t, want, status, "%v: %s%s", args, stdout, stderr)
 	if want == 0 {
 		assert.Empty(p.t, stderr)

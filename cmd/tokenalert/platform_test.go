@@ -49,11 +49,17 @@ func (p *platform) connect() {
 // run starts a worker, with further variables.
 func (p *platform) run(environment ...string) *process {
 	p.t.Helper()
-	return startProcess(p.t, append(runEnvironment(p.db.URLAs(pgtest.Runtime)), environment...), "run")
+	return startProcess(p.t, append(runEnvironment(p.db.WorkerURLs()), environment...), "run")
 }
 
-func runEnvironment(url string) []string {
-	return []string{"DATABASE_URL=" + url, "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0", "TOKENALERT_LOG_LEVEL=debug"}
+// runEnvironment is that of a worker. listen is empty where it is the same as
+// the first.
+func runEnvironment(url, listen string) []string {
+	return append(databaseEnvironment(url, listen), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0", "TOKENALERT_LOG_LEVEL=debug")
+}
+
+func databaseEnvironment(url, listen string) []string {
+	return []string{"DATABASE_URL=" + url, "TOKENALERT_LISTEN_URL=" + listen}
 }
 
 // leads starts a worker and waits until it leads and has counted.

@@ -25,7 +25,7 @@ import (
 // reconcile runs the command under the runtime role and returns what it wrote.
 func (p *platform) reconcile(status int, args ...string) (stdout, stderr string) {
 	p.t.Helper()
-	got, stdout, stderr := typed(p.t, []string{"DATABASE_URL=" + p.db.URLAs(pgtest.Runtime)}, append([]string{"reconcile"}, args...)...)
+	got, stdout, stderr := typed(p.t, databaseEnvironment(p.db.WorkerURLs()), append([]string{"reconcile"}, args...)...)
 	require.Equal(p.t, status, got, "%s%s", stdout, stderr)
 	assert.NotRegexp(p.t, "[\x1b\r]", stdout+stderr, "a pipe gets no control characters")
 	return stdout, stderr
@@ -246,7 +246,7 @@ func TestReconcileNamesWhatItLacks(t *testing.T) {
 	t.Run("no migration", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t, pgtest.Host(host.CMS))
-		status, _, stderr := typed(t, []string{"DATABASE_URL=" + db.URLAs(pgtest.Runtime)}, "reconcile")
+		status, _, stderr := typed(t, databaseEnvironment(db.WorkerURLs()), "reconcile")
 		assert.Equal(t, 1, status)
 		assert.Contains(t, stderr, "tokenalert migrate up")
 	})

@@ -32,7 +32,7 @@ func withPassword(t *testing.T, connection, password string) string {
 // refused runs a worker that must give up with a clear error.
 func refused(t *testing.T, connection string, says ...string) {
 	t.Helper()
-	p := startProcess(t, runEnvironment(connection), "run")
+	p := startProcess(t, runEnvironment(connection, ""), "run")
 	require.Equal(t, 1, p.wait(), "exit status")
 	stderr := p.stderr.String()
 	assert.True(t, strings.HasPrefix(stderr, "tokenalert: "), stderr)
@@ -113,7 +113,7 @@ func TestRunRefusesAWrongPassword(t *testing.T) {
 	}, "not reloaded")
 
 	right := withPassword(t, p.db.URLAs(pgtest.Runtime), secret)
-	w := startProcess(t, runEnvironment(right), "run")
+	w := startProcess(t, runEnvironment(right, ""), "run")
 	w.await(worker.EventLeaderAcquired, 1)
 	w.terminate()
 	assert.NotContains(t, w.stdout.String(), secret)
@@ -121,7 +121,7 @@ func TestRunRefusesAWrongPassword(t *testing.T) {
 	const wrong = "wrong-horse-battery"
 	connection := withPassword(t, p.db.URLAs(pgtest.Runtime), wrong)
 	refused(t, connection, "password authentication failed", "28P01")
-	w = startProcess(t, runEnvironment(connection), "run")
+	w = startProcess(t, runEnvironment(connection, ""), "run")
 	assert.Equal(t, 1, w.wait())
 	assert.NotContains(t, w.stdout.String()+w.stderr.String(), wrong)
 

@@ -45,7 +45,7 @@ func TestAtRest(t *testing.T) {
 
 	user := p.user(100_000)
 	leader := p.leads()
-	follower := startProcess(t, runEnvironment(p.db.URLAs(secondRole)), "run")
+	follower := startProcess(t, runEnvironment(p.db.URLs(secondRole)), "run")
 	require.Contains(t, follower.awaitReady(), "follower")
 	for range 300 {
 		p.use(user, 300)

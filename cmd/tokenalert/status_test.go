@@ -15,9 +15,9 @@ import (
 	"tokenalert/store"
 )
 
-func statusOf(t *testing.T, url string) statusDocument {
+func statusOf(t *testing.T, environment []string) statusDocument {
 	t.Helper()
-	exit, stdout, stderr := typed(t, []string{"DATABASE_URL=" + url}, "status", "--output", "json")
+	exit, stdout, stderr := typed(t, environment, "status", "--output", "json")
 	require.Equal(t, 0, exit, stderr)
 	var document statusDocument
 	decoder := json.NewDecoder(strings.NewReader(stdout))
@@ -29,14 +29,14 @@ func statusOf(t *testing.T, url string) statusDocument {
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
-	runtime := []string{"DATABASE_URL=" + p.db.URLAs(pgtest.Runtime)}
+	runtime := databaseEnvironment(p.db.WorkerURLs())
 
 	exit, stdout, _ := typed(t, runtime, "status")
 	assert.Equal(t, 0, exit)
 	for _, says := range []string{"nobody leads", "nothing was ever counted", "silent", "nobody has a limit", "none pending"} {
 		assert.Contains(t, stdout, says)
 	}
-	assert.Nil(t, statusOf(t, p.db.OwnerURL()).Settings)
+	assert.Nil(t, statusOf(t, databaseEnvironment(p.db.URLs(pgtest.Owner))).Settings)
 
 	ana, bruno := p.user(1000), p.user(1000)
 	leader := p.leads("TOKENALERT_WORKER_NAME=one-of-two")
@@ -46,8 +46,8 @@ func TestStatus(t *testing.T) {
 	p.counted(ana, 950)
 	p.counted(bruno, 120)
 	p.asleep()
-	for _, url := range []string{p.db.URLAs(pgtest.Runtime), p.db.OwnerURL()} {
-		st := statusOf(t, url)
+	for _, role := range []string{pgtest.Runtime, pgtest.Owner} {
+		st := statusOf(t, databaseEnvironment(p.db.URLs(role)))
 		require.NotNil(t, st.Leader)
 		assert.Equal(t, "one-of-two", st.Leader.Worker)
 		require.NotNil(t, st.Leader.Since)
@@ -83,7 +83,7 @@ func TestStatus(t *testing.T) {
 	p.use(bruno, 30)
 	p.use(bruno, 40)
 	p.exec("UPDATE users SET monthly_token_limit = 2000 WHERE id = $1", bruno)
-	st := statusOf(t, p.db.URLAs(pgtest.Runtime))
+	st := statusOf(t, databaseEnvironment(p.db.WorkerURLs()))
 	assert.Nil(t, st.Leader)
 	assert.Equal(t, int64(2), st.Uncounted.Rows)
 	require.NotNil(t, st.Uncounted.Oldest)
@@ -105,7 +105,7 @@ func TestStatusSaysWhatItCannotSee(t *testing.T) {
 	assert.Contains(t, stderr, "tokenalert migrate grant "+pgtest.Writer)
 
 	p.exec("REVOKE SELECT ON token_limit_alerts FROM " + pgtest.Runtime)
-	exit, _, stderr = typed(t, []string{"DATABASE_URL=" + p.db.URLAs(pgtest.Runtime)}, "status")
+	exit, _, stderr = typed(t, databaseEnvironment(p.db.WorkerURLs()), "status")
 	assert.Equal(t, 1, exit)
 	assert.Contains(t, stderr, "token_limit_alerts")
 	assert.Contains(t, stderr, "tokenalert migrate grant "+pgtest.Runtime)
@@ -121,7 +121,7 @@ func TestStatusWatches(t *testing.T) {
 	p := newPlatform(t)
 	ana := p.user(1000)
 	p.leads()
-	environment := []string{"DATABASE_URL=" + p.db.URLAs(pgtest.Runtime)}
+	environment := databaseEnvironment(p.db.WorkerURLs())
 
 	tt := startOnTerminal(t, 100, 30, environment, "status", "--watch", "--every", "100ms")
 	tt.awaitPage("Nearest to their limits")
@@ -152,7 +152,7 @@ func TestTwoPeriodsThatOverlap(t *testing.T) {
 	p.counted(ana, 500)
 	p.exec("UPDATE users SET token_limit_reset_day = 1 + extract(day FROM now() AT TIME ZONE 'UTC')::integer % 28 WHERE id = $1", ana)
 	p.eventually("SELECT NOT EXISTS (SELECT FROM tokenalert.recounts WHERE due_at IS NULL)", "not counted anew")
-	st := statusOf(t, p.db.URLAs(pgtest.Runtime))
+	st := statusOf(t, databaseEnvironment(p.db.WorkerURLs()))
 	require.Len(t, st.Users, 1, "in the period that is in force, and no other")
 	assert.Equal(t, ask[time.Time](p, "SELECT period_start FROM tokenalert.current_usage").UTC(), st.Users[0].PeriodStart)
 }

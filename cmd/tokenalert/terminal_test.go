@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"tokenalert/internal/pgtest"
 	"tokenalert/internal/terminal"
 )
 
@@ -203,7 +202,7 @@ func TestTheLogHasColoursOnlyWhereTheyAreWanted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			run := startOnTerminal(t, 120, 30, append(tt.environment, runEnvironment(p.db.URLAs(pgtest.Runtime))...), "run")
+			run := startOnTerminal(t, 120, 30, append(tt.environment, runEnvironment(p.db.WorkerURLs())...), "run")
 			run.awaitPage("database.connected")
 			run.typeKeys("\x03") // Ctrl-C, by the terminal
 			assert.Equal(t, 0, run.wait())

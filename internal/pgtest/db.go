@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -10,8 +11,9 @@ import (
 
 // DB is a database that belongs to one test.
 type DB struct {
-	Name string
-	in   *Instance
+	Name     string
+	in       *Instance
+	straight bool
 }
 
 // New clones a template, which it builds if nobody has. The clone is dropped
@@ -48,6 +50,27 @@ func (db *DB) OwnerURL() string { return db.URLAs(Owner) }
 
 // URLAs connects as a role.
 func (db *DB) URLAs(role string) string { return db.in.server.URLAs(role, db.Name) }
+
+// WorkerURLs are DATABASE_URL and TOKENALERT_LISTEN_URL of a worker.
+func (db *DB) WorkerURLs() (database, listen string) { return db.URLs(Runtime) }
+
+// URLs are DATABASE_URL and TOKENALERT_LISTEN_URL of the product under a role.
+// The second is empty unless the product goes through a pooler, which knows the
+// roles of the cluster only.
+func (db *DB) URLs(role string) (database, listen string) {
+	if db.in.pooler == nil || db.straight || !slices.Contains(roles, role) {
+		return db.URLAs(role), ""
+	}
+	return db.in.pooler.URLAs(role, db.Name), db.URLAs(role)
+}
+
+// Straight is the same database with URLs past any pooler, for a test that is
+// about the product's own sessions.
+func (db *DB) Straight() *DB {
+	past := *db
+	past.straight = true
+	return &past
+}
 
 // Conn connects as the superuser, until the test ends.
 func (db *DB) Conn(t testing.TB) *pgx.Conn {

@@ -11,5 +11,6 @@
 // that a test has left.
 //
 // The environment variable PGTEST_BIN chooses the folder of initdb and
-// postgres, to test with another version.
+// postgres, to test with another version. PGTEST_POOLER, the path of pgbouncer,
+// has each server get one in transaction mode, and WorkerURLs lead through it.
 package pgtest

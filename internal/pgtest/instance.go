@@ -26,12 +26,15 @@ const (
 	Writer = "host_writer"
 )
 
+var roles = []string{Owner, Runtime, Writer}
+
 // adminWithin bounds a statement that creates or drops a database.
 const adminWithin = time.Minute
 
 // Instance is a server with the roles, and its templates.
 type Instance struct {
 	server *privatepg.Server
+	pooler *privatepg.Pooler // nil where workers go straight to the server
 	// A disposable server takes its databases with it. Nobody drops them, and
 	// so the test may leave the server crashed.
 	disposable bool
@@ -49,9 +52,14 @@ func newInstance(ctx context.Context, o privatepg.Options) (*Instance, error) {
 		return nil, err
 	}
 	in := &Instance{server: server, templates: make(map[string]*template)}
-	for _, role := range []string{Owner, Runtime, Writer} {
+	for _, role := range roles {
 		if err := in.admin(ctx, "postgres", "CREATE ROLE "+role+" LOGIN"); err != nil {
 			return nil, errors.Join(fmt.Errorf("create role %s: %w", role, err), server.Stop(ctx))
+		}
+	}
+	if program := os.Getenv(poolerEnv); program != "" {
+		if in.pooler, err = startPooler(ctx, server, program, map[string]string{"pool_mode": "transaction"}); err != nil {
+			return nil, errors.Join(err, server.Stop(ctx))
 		}
 	}
 	return in, nil

@@ -36,7 +36,7 @@ func find(ctx context.Context, o Options, acc account) (string, error) {
 		}
 		return dir, check(ctx, dir, acc)
 	}
-	return choose(ctx, acc, installed(), func() (string, error) { return fetch(ctx, o.Repository, cacheDir()) })
+	return choose(ctx, acc, installed(), func() (string, error) { return fetch(ctx, o.Repository, CacheDir()) })
 }
 
 // choose takes the first folder that will do, and downloads one where none

@@ -15,6 +15,8 @@
 //   - It is fast, and not durable: fsync and full_page_writes are off. It
 //     survives its own crash, but not the machine's.
 //
+// StartPooler puts a PgBouncer before the server, where one is installed.
+//
 // PostgreSQL is taken from Options.BinDir, from PATH, from the folders where
 // distributions install it, or else downloaded once into a cache.
 package privatepg

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// cacheDir is where downloads are kept. Root's own cache is closed to the user
+// CacheDir is where downloads are kept. Root's own cache is closed to the user
 // that the server runs as.
-func cacheDir() string {
+func CacheDir() string {
 	if os.Geteuid() == 0 {
 		return "/var/cache/tokenalert"
 	}

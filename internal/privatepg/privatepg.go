@@ -62,6 +62,7 @@ type Server struct {
 	process *process // nil while the server is down
 	version int
 	stopped bool
+	poolers []*Pooler
 }
 
 // Start creates a server and returns when it accepts connections. What dead
@@ -166,8 +167,10 @@ func (s *Server) ask(ctx context.Context) (int, error) {
 func (s *Server) URL(db string) string { return s.URLAs(superuser, db) }
 
 // URLAs connects to a database as a role, through the Unix socket.
-func (s *Server) URLAs(role, db string) string {
-	q := url.Values{"host": {s.dir.path}, "port": {strconv.Itoa(s.port)}}
+func (s *Server) URLAs(role, db string) string { return s.socketURL(role, db, s.port) }
+
+func (s *Server) socketURL(role, db string, port int) string {
+	q := url.Values{"host": {s.dir.path}, "port": {strconv.Itoa(port)}}
 	u := url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + db, RawQuery: q.Encode()}
 	return u.String()
 }

@@ -34,6 +34,9 @@ func (s *Server) Stop(ctx context.Context) error {
 	if s.stopped {
 		return nil
 	}
+	for _, p := range s.poolers {
+		p.Stop()
+	}
 	s.halt(ctx, fast)
 	s.stopped = true
 	return s.dir.remove()
