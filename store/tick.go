@@ -76,6 +76,9 @@ type TickRequest struct {
 	// it decides depends on its kind.
 	Decisions int
 	Worker    string
+	// IdleTimeout is how long the server waits for a worker that falls silent in
+	// the middle of the tick, and whose locks the next leader waits for.
+	IdleTimeout time.Duration
 	// Isolated writes user by user under savepoints, so that the one whose data
 	// makes a statement fail is set aside and the others are told.
 	Isolated bool
