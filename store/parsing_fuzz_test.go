@@ -85,7 +85,7 @@ func TestChunks(t *testing.T) {
 			require.Less(t, size, alertsPerStatement)
 			together = append(together, chunk...)
 		}
-		require.Equal(t, len(decisions), len(together))
+		require.Len(t, together, len(decisions))
 		for i := range decisions {
 			require.Equal(t, decisions[i].UserID, together[i].UserID)
 		}

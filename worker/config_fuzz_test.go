@@ -12,14 +12,15 @@ import (
 // Whatever the environment holds, it is refused by name or is a configuration
 // that is valid and that its own settings say in full.
 func FuzzLoadConfig(f *testing.F) {
-	names := []string{}
-	for _, s := range DefaultConfig().Settings() {
+	names, settings := []string{}, DefaultConfig().Settings()
+	for _, s := range settings {
 		names = append(names, s.Name)
 	}
-	for i, s := range DefaultConfig().Settings() {
-		f.Add(uint8(i), s.Value, uint8(i+1), "")
+	for i, s := range settings {
+		next := (i + 1) % len(settings) // as it is by default, so that the first is what is refused
+		f.Add(uint8(i), s.Value, uint8(next), "")
 		for _, value := range []string{"", " ", "0", "-1", "1", "1s", "1h1m1s1ms1us1ns", "9223372036854775807ns", "9999999h", "1e3", "80,,90", "80, 90 ,100", "100,80", "80,80", "0x50", "1000", "2147483648", "Local", "../etc/passwd", "America/Santiago", "off", ":0", "[::1]:8080", "es-CL", "\xff", "%zz", "{{.}}", "\x00", "ﬀ"} {
-			f.Add(uint8(i), value, uint8(i+2), value)
+			f.Add(uint8(i), value, uint8(next), settings[next].Value)
 		}
 	}
 	f.Fuzz(func(t *testing.T, first uint8, value string, second uint8, other string) {

@@ -160,7 +160,8 @@ func reasons(r rules, kind store.Kind, s state, marks, told []int32) map[int32]s
 	someoneHigher := func(threshold int32) bool {
 		for _, list := range [][]int32{marks, told} {
 			for _, other := range list {
-				if other > threshold && !(slices.Contains(marks, other) && !slices.Contains(told, other) && s.left(other)) {
+				cleared := !slices.Contains(told, other) && s.left(other)
+				if other > threshold && !cleared {
 					return true
 				}
 			}
