@@ -20,6 +20,10 @@ const (
 	longestRetry = time.Second
 )
 
+// connectWithin is how long connecting and looking at the database may take, on a
+// machine that is busy, however short the lease.
+const connectWithin = 5 * time.Second
+
 // releaseWithin bounds how long giving up the lead may take.
 const releaseWithin = 2 * time.Second
 
@@ -118,7 +122,7 @@ func (w *Worker) report(err error, pause time.Duration) {
 // session is one life of the lead's connection: check the database, wait for
 // the lead, lead. It returns why it ended.
 func (w *Worker) session(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
+	connecting, cancel := context.WithTimeout(ctx, max(w.config.LeadTimeout, connectWithin))
 	lead, err := w.store.ConnectLead(connecting, w.config.LeadTimeout)
 	if err != nil {
 		cancel()

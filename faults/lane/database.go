@@ -16,10 +16,11 @@ import (
 const holdKey = 77
 
 // laboratory is what the host's database has besides, for us: a number for each
-// transaction, and triggers that hold a tick open while somebody has the lock.
+// transaction, a row that says that it has committed, and triggers that hold a tick open while somebody has the lock.
 // They wait by trying, so that no lock_timeout ends the wait.
 var laboratory = []string{
 	"CREATE SEQUENCE public.transaction_order",
+	"CREATE TABLE public.transactions (id uuid PRIMARY KEY)",
 	fmt.Sprintf(`CREATE FUNCTION public.hold_tick() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
 		WHILE NOT pg_try_advisory_xact_lock_shared(%d, TG_ARGV[0]::integer) LOOP PERFORM pg_sleep(0.002); END LOOP;

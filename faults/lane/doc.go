@@ -6,6 +6,6 @@
 // only ever added to, is changed by one writer; a writer commits one transaction
 // at a time; each takes a number from a sequence as its last statement, while it
 // holds the lock that a TRUNCATE would wait for; and where a connection breaks in
-// COMMIT, the server is asked what became of the transaction (manual 9.27,
-// pg_xact_status).
+// COMMIT, a row of the transaction's own says what became of it. (Its id would
+// not: after a crash the server may give the id of one that was lost to another.)
 package lane

@@ -139,13 +139,13 @@ func (w *writer) prepare(ctx context.Context, i int, op plan.Op) {
 	}
 	name := gid(w.plan.Seed, w.n, i)
 	var change oracle.Change
-	var xid string
+	id := uuid.New()
 	tx, err := conn.Begin(ctx)
 	if err == nil {
 		err = w.insert(ctx, tx, &change, op.Rows)
 	}
 	if err == nil {
-		err = tx.QueryRow(ctx, "SELECT pg_current_xact_id()::text").Scan(&xid)
+		_, err = tx.Exec(ctx, "INSERT INTO transactions (id) VALUES ($1)", id)
 	}
 	if err == nil {
 		_, err = tx.Exec(ctx, "PREPARE TRANSACTION '"+name+"'")
@@ -161,7 +161,7 @@ func (w *writer) prepare(ctx context.Context, i int, op plan.Op) {
 	}
 	w.beside.Go(func() {
 		pause(ctx, op.Keep)
-		w.finishPrepared(ctx, name, xid, op, change)
+		w.finishPrepared(ctx, name, id, op, change)
 	})
 }
 
@@ -177,7 +177,7 @@ func (w *writer) isPrepared(ctx context.Context, name string) bool {
 	}
 }
 
-func (w *writer) finishPrepared(ctx context.Context, name, xid string, op plan.Op, change oracle.Change) {
+func (w *writer) finishPrepared(ctx context.Context, name string, id uuid.UUID, op plan.Op, change oracle.Change) {
 	conn, err := w.connect(ctx)
 	if err != nil {
 		return
@@ -206,8 +206,7 @@ func (w *writer) finishPrepared(ctx context.Context, name, xid string, op plan.O
 			}
 		}
 	}
-	committed, _ := w.outcome(ctx, xid)
-	if !committed {
+	if !w.hasCommitted(ctx, id) {
 		w.trace("op", "writer", w.n, "kind", op.Kind, "outcome", "rolled back")
 		return
 	}

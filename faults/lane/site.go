@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,7 +50,8 @@ type site struct {
 	result  Result
 
 	fullCounts atomic.Bool
-	server     sync.Mutex // of what stops everybody
+	over       atomic.Bool // workers that end are not replaced any more
+	server     sync.Mutex  // of what stops everybody
 
 	mu      sync.Mutex
 	began   map[uuid.UUID]oracle.User
@@ -197,11 +199,6 @@ func (s *site) play(ctx context.Context) {
 	all.Wait()
 	done()
 	sampler.Wait()
-	for _, w := range s.slots {
-		if err := w.ensure(); err != nil {
-			s.fail(err)
-		}
-	}
 	if s.plan.Lull != nil {
 		w := s.writers[0]
 		w.long(ctx, *s.plan.Lull)
@@ -233,9 +230,10 @@ func (s *site) awaitLeader(ctx context.Context) bool {
 
 func (s *site) close() {
 	ctx := context.Background()
+	s.over.Store(true)
 	for _, w := range s.slots {
 		if w.process != nil {
-			_ = w.process.cmd.Process.Kill() // fails where it has ended
+			w.signal(syscall.SIGKILL)
 			<-w.process.ended
 		}
 	}

@@ -18,6 +18,10 @@ import (
 // stopWithin is more than the grace that they are given.
 const stopWithin = 8 * time.Second
 
+// restartAfter is the pause before another takes the place of one that ended by
+// itself.
+const restartAfter = 200 * time.Millisecond
+
 // What workers are told, so that five seconds are enough: a lease of a second,
 // a bell that no renewal helps out within a schedule, and small slices.
 var shortLeases = []string{
@@ -47,6 +51,7 @@ type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
 	err   error // of its end; to be read after ended
+	asked bool  // to end
 }
 
 func (s *slot) start() error {
@@ -79,9 +84,31 @@ func (s *slot) start() error {
 	go func() {
 		p.err = cmd.Wait()
 		close(p.ended)
+		s.replaceEnded(p)
 	}()
 	s.process, s.logs = p, append(s.logs, file)
 	return nil
+}
+
+// replaceEnded starts another where a worker has ended by itself, as whoever
+// deploys them would: it may, where it never found the database fit to work on.
+func (s *slot) replaceEnded(p *process) {
+	s.mu.Lock()
+	asked := p.asked
+	s.mu.Unlock()
+	if asked || s.site.over.Load() {
+		return
+	}
+	s.site.trace("worker ended by itself", "worker", p.name, "error", text(p.err))
+	time.Sleep(restartAfter)
+	s.mu.Lock()
+	replaced := s.process != p
+	s.mu.Unlock()
+	if !replaced && !s.site.over.Load() {
+		if err := s.start(); err != nil {
+			s.site.fail(err)
+		}
+	}
 }
 
 // httpAddress is where the worker answers: nowhere, unless samples are taken.
@@ -100,6 +127,7 @@ func (s *slot) signal(signal syscall.Signal) bool {
 	case <-s.process.ended:
 		return false
 	default:
+		s.process.asked = s.process.asked || signal == syscall.SIGTERM || signal == syscall.SIGKILL
 		return s.process.cmd.Process.Signal(signal) == nil
 	}
 }
@@ -117,7 +145,7 @@ func (s *slot) await(signal syscall.Signal, within time.Duration) error {
 		<-p.ended
 		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
 	}
-	if signal == syscall.SIGTERM && p.err != nil && p.began() {
+	if signal == syscall.SIGTERM && p.asked && p.err != nil && p.began() {
 		return fmt.Errorf("worker %s: %w", p.name, p.err)
 	}
 	return nil
@@ -129,22 +157,8 @@ func (p *process) began() bool {
 	return err != nil || info.Size() > 0
 }
 
-// ensure starts a worker where none runs.
-func (s *slot) ensure() error {
-	s.mu.Lock()
-	p := s.process
-	s.mu.Unlock()
-	if p != nil {
-		select {
-		case <-p.ended:
-		default:
-			return nil
-		}
-	}
-	return s.start()
-}
-
 func (s *site) stopWorkers() error {
+	s.over.Store(true)
 	var errs []error
 	var all sync.WaitGroup
 	var mu sync.Mutex

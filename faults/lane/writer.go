@@ -90,16 +90,16 @@ func (w *writer) transactOn(ctx context.Context, conn *pgx.Conn, kind plan.OpKin
 func (w *writer) commit(ctx context.Context, tx pgx.Tx, kind plan.OpKind, change *oracle.Change) bool {
 	w.committing.Lock()
 	defer w.committing.Unlock()
-	var xid string
-	err := tx.QueryRow(ctx, "SELECT nextval('transaction_order'), pg_current_xact_id()::text").Scan(&change.Order, &xid)
+	id := uuid.New()
+	err := tx.QueryRow(ctx, "INSERT INTO transactions (id) VALUES ($1) RETURNING nextval('transaction_order')", id).Scan(&change.Order)
 	if err != nil {
 		_ = tx.Rollback(ctx) // it has failed
 		w.trace("op", "writer", w.n, "kind", kind, "outcome", "failed", "error", err.Error())
 		return false
 	}
 	if err := tx.Commit(ctx); err != nil {
-		committed, known := w.outcome(ctx, xid)
-		w.trace("op", "writer", w.n, "kind", kind, "outcome", "asked", "committed", committed, "known", known, "error", err.Error())
+		committed := w.hasCommitted(ctx, id)
+		w.trace("op", "writer", w.n, "kind", kind, "outcome", "asked", "committed", committed, "error", err.Error())
 		if !committed {
 			return false
 		}
@@ -108,26 +108,20 @@ func (w *writer) commit(ctx context.Context, tx pgx.Tx, kind plan.OpKind, change
 	return true
 }
 
-// outcome asks what became of a transaction whose COMMIT was not answered.
-func (s *site) outcome(ctx context.Context, xid string) (committed, known bool) {
+// hasCommitted asks what became of a transaction whose COMMIT was not answered,
+// and which no session can still be in: the server ended it.
+func (s *site) hasCommitted(ctx context.Context, id uuid.UUID) bool {
 	for {
-		var status *string
-		err := s.control.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8)", xid).Scan(&status)
-		if err == nil && status != nil && *status != "in progress" {
-			return *status == "committed", true
+		var there bool
+		err := s.control.QueryRow(ctx, "SELECT EXISTS (SELECT FROM transactions WHERE id = $1)", id).Scan(&there)
+		if err == nil {
+			return there
 		}
 		if !pause(ctx, 10*time.Millisecond) {
-			s.fail(fmt.Errorf("what became of transaction %s is not known: %w", xid, cmpErr(err)))
-			return false, false
+			s.fail(fmt.Errorf("what became of transaction %s is not known: %w", id, err))
+			return false
 		}
 	}
-}
-
-func cmpErr(err error) error {
-	if err == nil {
-		return errors.New("it is still running")
-	}
-	return err
 }
 
 // note keeps what has committed.
