@@ -31,6 +31,7 @@ type Lead struct {
 	mu       sync.Mutex
 	conn     *pgx.Conn
 	server   int32 // the process that answers; 0 before the first answer
+	timeout  time.Duration // an answer that comes later comes from a session whose lock may be gone
 	lastUsed time.Time
 }
 
@@ -45,7 +46,7 @@ func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, 
 	if err != nil {
 		return nil, err
 	}
-	l := &Lead{conn: conn, lastUsed: time.Now()}
+	l := &Lead{conn: conn, timeout: timeout, lastUsed: time.Now()}
 	if err := s.requireOwnSession(ctx, conn); err != nil {
 		l.Close()
 		return nil, err
@@ -148,11 +149,14 @@ func (l *Lead) Release(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the session; the server releases the lock.
+// Close ends the session; the server releases the lock. Where no answers come
+// through, the end of the connection may: so it is closed at once, where pgx
+// would first ask on another one, for up to 15 s, to cancel what was not answered.
 func (l *Lead) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = l.conn.Close(ctx)
+	_ = l.conn.PgConn().Conn().Close() // most often it was
 }
 
 // LastUsed is when the server last answered.
@@ -169,6 +173,8 @@ func (l *Lead) LastUsed() time.Time {
 func (l *Lead) query(ctx context.Context, sql string, destination any, args ...any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
 	var server int32
 	err := l.conn.QueryRow(ctx, sql, args...).Scan(destination, &server)
 	switch code := SQLState(err); {

@@ -71,6 +71,9 @@ func echoing(t *testing.T, heard io.Writer) string {
 	return l.Addr().String()
 }
 
+// hearWithin bounds the wait for what must come.
+const hearWithin = 10 * time.Second
+
 // A talker is the program at the worker's end.
 type talker struct {
 	t    *testing.T
@@ -117,7 +120,7 @@ func (tk *talker) say(text string) {
 func (tk *talker) hear(text string) {
 	tk.t.Helper()
 	var heard strings.Builder
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(hearWithin)
 	for !strings.Contains(heard.String(), text) {
 		select {
 		case s, ok := <-tk.said:
@@ -189,7 +192,12 @@ func TestADrippingLineSendsInParts(t *testing.T) {
 	tk.say("hello, world")
 	parts := 0
 	for heard := ""; heard != "hello, world"; parts++ {
-		heard += <-tk.said
+		select {
+		case s := <-tk.said:
+			heard += s
+		case <-time.After(hearWithin):
+			require.Failf(t, "silence", "%q", heard)
+		}
 	}
 	assert.Greater(t, parts, 2)
 }
@@ -240,12 +248,12 @@ func TestDroppedPacketsAreSilence(t *testing.T) {
 			tk.hear("connected")
 			tk.say("before")
 			tk.hear("before")
-			require.Equal(t, "before", <-heard)
+			heard.await(t, "before")
 			require.NoError(t, l.Drop(oneWay))
 			tk.say("hello")
 			late := newTalker(t, l)
 			if oneWay {
-				require.Equal(t, "hello", <-heard)
+				heard.await(t, "hello")
 			}
 			tk.silent(500 * time.Millisecond)
 			late.silent(500 * time.Millisecond) // it hangs; nothing is refused
@@ -265,6 +273,16 @@ type hearing chan string
 func (h hearing) Write(p []byte) (int, error) {
 	h <- string(p)
 	return len(p), nil
+}
+
+func (h hearing) await(t *testing.T, text string) {
+	t.Helper()
+	select {
+	case s := <-h:
+		require.Equal(t, text, s)
+	case <-time.After(hearWithin):
+		require.Fail(t, "the server hears nothing", "not %q", text)
+	}
 }
 
 // Signals are meant for the program, not for one that started it.
