@@ -86,7 +86,7 @@ func examineLongTransactions(ctx context.Context, e *examination, tx pgx.Tx, x *
 	rows, err := tx.Query(ctx, `
 		SELECT pid, clock_timestamp() - xact_start, coalesce(state, backend_type), coalesce(datname, '-')::text, coalesce(usename, '-')::text, application_name
 		FROM pg_stat_activity
-		WHERE xact_start < clock_timestamp() - $1::interval AND backend_type NOT IN ('autovacuum worker', 'walsender')
+		WHERE pid <> pg_backend_pid() AND xact_start < clock_timestamp() - $1::interval AND backend_type NOT IN ('autovacuum worker', 'walsender')
 		ORDER BY xact_start LIMIT 10`, e.q.LongTransaction)
 	if err != nil {
 		return err

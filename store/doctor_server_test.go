@@ -61,6 +61,9 @@ func TestTheDoctorSeesTransactionsThatLast(t *testing.T) {
 	s.follow(found[0])
 	assert.Empty(t, look(pgtest.Owner, "prepared-transactions", old))
 
+	// The doctor's own transaction is none of them.
+	assert.Empty(t, look("postgres", "long-transactions", func(q *store.DoctorRequest) { q.LongTransaction = time.Microsecond }))
+
 	// One stays open, in another database.
 	other := in.New(t, pgtest.Host(host.LMS)).ConnAs(t, pgtest.Writer)
 	_, err := other.Exec(t.Context(), "BEGIN; SELECT 1", pgx.QueryExecModeSimpleProtocol)

@@ -52,7 +52,7 @@ func TestTheLeadWantsASessionOfItsOwn(t *testing.T) {
 			lead, err := st.ConnectLead(t.Context(), 10*time.Second)
 			if tt.refused {
 				require.ErrorIs(t, err, store.ErrSharedSession)
-				assert.ErrorContains(t, err, "TOKENALERT_LISTEN_URL")
+				require.ErrorContains(t, err, "TOKENALERT_LISTEN_URL")
 				assert.Zero(t, ask[int](s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%idle_session_timeout%' AND pid <> pg_backend_pid()"),
 					"a session of somebody else's was changed")
 				return

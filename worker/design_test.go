@@ -20,7 +20,7 @@ import (
 func TestDesignCostDoesNotDependOnHistory(t *testing.T) {
 	t.Parallel()
 	const history, inserts = 20_000, 20
-	w := newWorld(t)
+	w := worldOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight()) // its sessions must end
 	user := w.user(1_000_000_000)
 	super := w.db.Conn(t)
 	_, err := super.Exec(t.Context(), "SET session_replication_role = replica") // history costs no trigger

@@ -97,7 +97,7 @@ func TestALeaderFrozenInItsTickWritesNothingTwice(t *testing.T) {
 // ends. Inserts go on all the while.
 func TestAKilledLeadersBellFallsSilent(t *testing.T) {
 	t.Parallel()
-	p := newPlatform(t)
+	p := newStraightPlatform(t)
 	user := p.user(1000)
 	killed := p.leads("TOKENALERT_BELL_RENEWAL=1s", "TOKENALERT_BELL_LEASE=3s")
 	p.asleep()

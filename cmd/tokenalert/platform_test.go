@@ -28,6 +28,13 @@ func newPlatform(t *testing.T) *platform {
 	return platformOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)))
 }
 
+// newStraightPlatform is one where the product goes past any pooler, for a test
+// that waits until its sessions have ended: a pooler keeps them.
+func newStraightPlatform(t *testing.T) *platform {
+	t.Helper()
+	return platformOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight())
+}
+
 func platformOn(t *testing.T, db *pgtest.DB) *platform {
 	t.Helper()
 	p := &platform{t: t, db: db}

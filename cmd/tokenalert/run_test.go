@@ -16,7 +16,7 @@ import (
 
 func TestRunTellsAndStops(t *testing.T) {
 	t.Parallel()
-	p := newPlatform(t)
+	p := newStraightPlatform(t)
 	user := p.user(1000)
 	w := p.leads()
 	p.asleep()

