@@ -168,6 +168,9 @@ END
 $do$;
 -- +goose StatementEnd
 
+-- A worker that has slept since before a `down` believes its bell to be armed.
+NOTIFY tokenalert;
+
 -- +goose Down
 SET LOCAL lock_timeout = '60ms';
 LOCK TABLE ai_usage_logs IN SHARE ROW EXCLUSIVE MODE;

@@ -219,3 +219,21 @@ func TestPreparedTransactions(t *testing.T) {
 			"what the setting asks for")
 	})
 }
+
+// The schema that comes up again has a bell of its own, which is silent.
+func TestASleeperHearsThatTheSchemaIsUpAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user(1000)
+	r := w.start(func(c *worker.Config) { // no renewal helps out
+		c.BellRenewal, c.BellLease = time.Minute, 150*time.Second
+	})
+	r.asleep()
+	m, err := store.NewMigrator(w.db.OwnerURL())
+	require.NoError(t, err)
+	defer m.Close()
+	require.NoError(t, m.Down(t.Context()))
+	require.NoError(t, m.Up(t.Context()))
+	w.use(user, 850)
+	w.eventually(func() bool { return len(w.told(user)) == 1 }, "nobody is told")
+}
