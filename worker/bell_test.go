@@ -10,6 +10,7 @@ import (
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
+	"tokenalert/store"
 	"tokenalert/worker"
 )
 
