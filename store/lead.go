@@ -30,7 +30,7 @@ const (
 type Lead struct {
 	mu       sync.Mutex
 	conn     *pgx.Conn
-	server   int32 // the process that answers; 0 before the first answer
+	server   int32         // the process that answers; 0 before the first answer
 	timeout  time.Duration // an answer that comes later comes from a session whose lock may be gone
 	lastUsed time.Time
 }

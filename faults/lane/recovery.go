@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -20,7 +21,10 @@ var defaultSettings = []string{"TOKENALERT_LOG_LEVEL=debug", "TOKENALERT_LOG_FOR
 const (
 	recoveryUsers = 30_000
 	recoveryPause = 10 * time.Millisecond // between users who cross
-	recoverWithin = 40 * time.Second
+	recoverWithin = time.Minute
+	// anyMoment is what the pings of a leader, the attempts of a follower and the
+	// pauses between connects repeat within: faults come, and end, at any point of it.
+	anyMoment = 3 * time.Second
 )
 
 // recovery is a host whose users cross their limit one after the other, each by
@@ -171,6 +175,7 @@ func (r *recovery) measure(ctx context.Context, kind plan.FaultKind) (time.Durat
 	if err := r.until(ctx, func() bool { return r.steady(ctx) }); err != nil {
 		return 0, err
 	}
+	pause(ctx, rand.N(anyMoment))
 	victim := r.victim(ctx, plan.Fault{})
 	name := victim.name()
 	tick, err := r.lastTick(ctx, "")
@@ -183,6 +188,7 @@ func (r *recovery) measure(ctx context.Context, kind plan.FaultKind) (time.Durat
 		return 0, err
 	}
 	if kind == plan.Crash {
+		pause(ctx, rand.N(anyMoment))
 		if err := mend(); err != nil {
 			return 0, err
 		}
@@ -237,12 +243,15 @@ func (r *recovery) lastTick(ctx context.Context, but string) (int64, error) {
 	return id, err
 }
 
-// steady reports whether one leads, another waits, and everybody was told.
+// steady reports whether one leads, another waits, everybody was told, and
+// nothing is left of the corrections that so many new users bring.
 func (r *recovery) steady(ctx context.Context) bool {
 	var sessions, leaders int
-	err := r.control.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE application_name LIKE 'tokenalert lead 2%') FROM pg_stat_activity
-		WHERE datname = current_database() AND application_name LIKE 'tokenalert lead%'`).Scan(&sessions, &leaders)
-	if err != nil || sessions != r.plan.Workers || leaders != 1 {
+	var corrections bool
+	err := r.control.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE application_name LIKE 'tokenalert lead 2%'),
+		EXISTS (SELECT FROM tokenalert.recounts) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name LIKE 'tokenalert lead%'`).Scan(&sessions, &leaders, &corrections)
+	if err != nil || sessions != r.plan.Workers || leaders != 1 || corrections {
 		return false
 	}
 	_, err = r.longest(time.Now(), time.Now().Add(-100*time.Millisecond))
