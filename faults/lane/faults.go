@@ -250,7 +250,7 @@ func (s *site) exhaust(ctx context.Context, w *slot) (mend func() error, err err
 				close(full)
 				first = false
 			}
-			pause(taking, 2*time.Millisecond)
+			pause(taking, 15*time.Millisecond)
 		}
 		if first {
 			close(full)

@@ -43,7 +43,7 @@ func (h *held) await(ctx context.Context, within time.Duration) bool {
 		if err == nil {
 			return true
 		}
-		if !errors.Is(err, pgx.ErrNoRows) || !pause(ctx, time.Millisecond) {
+		if !errors.Is(err, pgx.ErrNoRows) || !pause(ctx, 3*time.Millisecond) {
 			return false
 		}
 	}

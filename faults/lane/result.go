@@ -72,7 +72,7 @@ func (s *site) judge(ctx context.Context) {
 		} else if v.OK() {
 			break
 		}
-		if time.Now().After(deadline) || !pause(ctx, 10*time.Millisecond) {
+		if time.Now().After(deadline) || !pause(ctx, 30*time.Millisecond) {
 			break
 		}
 	}

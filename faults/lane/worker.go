@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -77,15 +78,25 @@ func (s *slot) start() error {
 		"TOKENALERT_HTTP_ADDRESS=" + s.httpAddress(),
 	}, s.site.settings...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	dieWithParent(cmd.SysProcAttr)
+	p := &process{name: name, log: file, cmd: cmd, ended: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// The signal comes with the end of the thread that started the worker.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(p.ended)
+			s.replaceEnded(p)
+		}
+	}()
+	if err := <-started; err != nil {
 		return fmt.Errorf("start a worker: %w", err)
 	}
-	p := &process{name: name, log: file, cmd: cmd, ended: make(chan struct{})}
-	go func() {
-		p.err = cmd.Wait()
-		close(p.ended)
-		s.replaceEnded(p)
-	}()
 	s.process, s.logs = p, append(s.logs, file)
 	return nil
 }
