@@ -59,7 +59,7 @@ func New(ctx context.Context, o Options) (*Lane, error) {
 	}
 	l := &Lane{o: o, log: log}
 	l.server, err = privatepg.Start(ctx, privatepg.Options{BinDir: o.BinDir, TCP: true, Log: log, Settings: map[string]string{
-		"max_connections": "48", "max_prepared_transactions": "20", "autovacuum_naptime": "1s",
+		"max_connections": "48", "max_prepared_transactions": "20",
 		"deadlock_timeout": "200ms", "log_min_messages": "warning",
 	}})
 	if err != nil {
