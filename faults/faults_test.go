@@ -30,11 +30,11 @@ func newLaboratory(t *testing.T, schedules int) *laboratory {
 
 // A short run; make faults plays more of them.
 func TestNothingIsMissedAndNothingDoubled(t *testing.T) {
-	l := newLaboratory(t, 4)
+	l := newLaboratory(t, 2)
 	require.NoError(t, l.prepare(t.Context(), false))
 	require.NoError(t, l.play(t.Context()))
 	s := l.summary()
-	assert.GreaterOrEqual(t, s.counted, 4)
+	assert.GreaterOrEqual(t, s.counted, 2)
 	for _, r := range l.results {
 		assert.Empty(t, r.Faults, "seed %d", r.Seed)
 	}
