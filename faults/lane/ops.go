@@ -337,7 +337,7 @@ func (w *writer) correctRow(ctx context.Context, tx pgx.Tx, c *oracle.Change, op
 		}
 		row.User = to
 		c.Update = []oracle.Row{row}
-		_, err = tx.Exec(ctx, "UPDATE ai_usage_logs SET user_id = $2 WHERE id = $1", row.ID, row.User)
+		_, err = tx.Exec(ctx, "UPDATE ai_usage_logs SET user_id = $2, organization_id = $3 WHERE id = $1", row.ID, row.User, w.organizationOf(row.User))
 	case plan.DeleteRows:
 		c.Delete = []uuid.UUID{row.ID}
 		_, err = tx.Exec(ctx, "DELETE FROM ai_usage_logs WHERE id = $1", row.ID)
