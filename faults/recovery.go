@@ -36,6 +36,7 @@ func newRecovery() *cobra.Command {
 	var o options
 	var times int
 	var write string
+	var only []string
 	cmd := &cobra.Command{
 		Use:   "recovery",
 		Short: "Measure how long it takes from a fault to the next alert",
@@ -61,6 +62,9 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 			fmt.Fprintln(t, "fault\truns\tminimum\tmedian\tmaximum\tbound\t\t")
 			held := true
 			for _, c := range recoveries {
+				if len(only) > 0 && !slices.Contains(only, string(c.kind)) {
+					continue
+				}
 				if !slices.Contains(lane.Available(), c.kind) {
 					fmt.Fprintf(t, "%s\tSKIPPED\t\t\t\t\t\t\n", c.name)
 					continue
@@ -100,6 +104,7 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&times, "times", 10, "how often each is measured")
+	f.StringSliceVar(&only, "only", nil, "which faults: stop, kill, crash, freeze, drop, drop_back; empty: all")
 	f.StringVar(&o.directory, "directory", "dist/faults-recovery", "where logs are kept")
 	f.StringVar(&write, "write", "", "a Markdown file to write the table into, between its markers")
 	return cmd

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -150,13 +152,22 @@ func (l *Lead) Release(ctx context.Context) error {
 }
 
 // Close ends the session; the server releases the lock. Where no answers come
-// through, the end of the connection may: so it is closed at once, where pgx
-// would first ask on another one, for up to 15 s, to cancel what was not answered.
+// through, its end may: so the connection is reset at once. An ordinary end would
+// queue behind what was not acknowledged, and pgx would first ask on another
+// connection, for up to 15 s, to cancel what was not answered.
 func (l *Lead) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	conn := l.conn.PgConn().Conn()
+	transport := conn
+	if encrypted, ok := conn.(*tls.Conn); ok {
+		transport = encrypted.NetConn()
+	}
+	if tcp, ok := transport.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // fails where it is closed
+	}
 	_ = l.conn.Close(ctx)
-	_ = l.conn.PgConn().Conn().Close() // most often it was
+	_ = transport.Close() // most often it was
 }
 
 // LastUsed is when the server last answered.

@@ -42,6 +42,7 @@ type loop struct {
 	isolated bool
 	aside    map[uuid.UUID]time.Time // users whose data made a statement fail, and until when
 
+	planned  bool // a tick has found work: what the next ones cost is work alone
 	behind   bool // the last tick left rows to the next
 	failures int
 	lastGood time.Time // when a tick last succeeded or found nothing

@@ -65,6 +65,12 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if result.More() {
 		return true, l.config.PauseMin, nil // catching up
 	}
+	if !l.planned {
+		// Most of what the first one took is planning. Who comes next has waited
+		// since before this worker led.
+		l.planned = true
+		return true, l.config.PauseMin, nil
+	}
 	return true, min(max(pausePerCost*took, l.config.PauseMin), l.config.PauseMax), nil
 }
 

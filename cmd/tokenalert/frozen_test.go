@@ -46,6 +46,15 @@ func TestAFrozenLeaderIsReplacedAndComesBackAsFollower(t *testing.T) {
 	frozen.terminate()
 }
 
+// holdTicks has every tick wait, in the middle of its count, while somebody has
+// the advisory lock.
+const holdTicks = `CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+	BEGIN
+		WHILE current_setting('transaction_isolation') = 'repeatable read' -- a tick, not a look
+			AND NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
+		RETURN clock_timestamp();
+	END $$`
+
 // The leader freezes with its tick open, between the count and the writing of
 // what follows. Its session holds the next place in the chain until the server
 // ends it, after ten seconds of an idle transaction.
@@ -60,12 +69,7 @@ func TestALeaderFrozenInItsTickWritesNothingTwice(t *testing.T) {
 	holder := p.db.ConnAs(t, pgtest.Owner)
 	_, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(1)")
 	require.NoError(t, err)
-	p.exec(`CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
-		BEGIN
-			WHILE current_setting('transaction_isolation') = 'repeatable read' -- a tick, not a look
-				AND NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
-			RETURN clock_timestamp();
-		END $$`, pgx.QueryExecModeSimpleProtocol)
+	p.exec(holdTicks, pgx.QueryExecModeSimpleProtocol)
 	p.use(user, 850)
 	p.held()
 	frozen.signal(syscall.SIGSTOP)
@@ -140,4 +144,42 @@ func TestAKilledLeaderIsReplacedWithinTheRetry(t *testing.T) {
 	killed.signal(syscall.SIGKILL)
 	other.await(worker.EventLeaderAcquired, 1)
 	assert.Less(t, time.Since(began), 5*time.Second, "the retry is a second, the timeout ten")
+}
+
+// The session that a new leader ticks in is there before it leads. A leader at
+// rest only looks; what ends with a ROLLBACK is the follower's.
+func TestAFollowerIsReadyToTick(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	p.leads()
+	p.asleep()
+	p.follows()
+	p.eventually(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+		AND application_name = 'tokenalert tick' AND state = 'idle' AND query = 'ROLLBACK')`, "the follower gets not ready")
+}
+
+// What a new leader's first tick costs says nothing of the next: it is followed
+// at once, where by its cost a pause of some five seconds would come.
+func TestTheFirstTickOfALeadIsFollowedAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	one, other := p.user(1000), p.user(1000)
+	first := p.leads() // so that the chain has begun
+	p.asleep()
+	first.terminate()
+	holder := p.db.ConnAs(t, pgtest.Owner)
+	_, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(1)")
+	require.NoError(t, err)
+	p.exec(holdTicks, pgx.QueryExecModeSimpleProtocol)
+	p.use(one, 850)
+	leader := p.run("TOKENALERT_PAUSE_MAX=10s")
+	p.held()
+	p.use(other, 850)
+	p.eventually(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+		AND application_name = 'tokenalert tick' AND xact_start < clock_timestamp() - interval '1.7 s')`, "no tick is open")
+	require.NoError(t, holder.Close(t.Context()))
+	leader.await(worker.EventAlertSent, 1)
+	began := time.Now()
+	leader.await(worker.EventAlertSent, 2)
+	assert.Less(t, time.Since(began), 4*time.Second)
 }
