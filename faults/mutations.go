@@ -31,8 +31,8 @@ var mutations = []mutation{
 		File: "worker/loop.go", Old: "settled = settled || p.Xmin >= barrier;", New: "settled = settled || p.Xmin >= barrier || true;",
 	}}},
 	{"alerts-apart", "alerts are written in a transaction after the tick's", []overlay.Edit{{
-		File: "store/alerts.go", Old: "		for _, some := range inChunks(decisions) {",
-		New: "		batch.Queue(\"COMMIT\")\n		batch.Queue(\"BEGIN\")\n		for _, some := range inChunks(decisions) {",
+		File: "store/alerts.go", Old: "	for _, some := range inChunks(decisions) {",
+		New: "	batch.Queue(\"COMMIT\")\n	batch.Queue(\"BEGIN\")\n	for _, some := range inChunks(decisions) {",
 	}}},
 	{"workers-clock", "what is the current period is decided by the worker's clock", []overlay.Edit{{
 		File: "store/tick.go", Old: "decide(q.Kind, result.Now, candidates)", New: "decide(q.Kind, time.Now(), candidates)",

@@ -88,8 +88,8 @@ locked AS MATERIALIZED (
 inserted AS (
 	INSERT INTO token_limit_alerts (id, user_id, organization_id, alert_threshold, alert_sent, alert_type, created_at, sent_at,
 		period_start, period_end, token_limit, tokens_used, percent_used, reason, notification_id, tick_id)
-	SELECT a.id, a.user_id, a.organization_id, a.threshold, a.reason = '', 'notification', tokenalert.now(),
-	       CASE WHEN a.reason = '' THEN tokenalert.now() END, a.period_start, a.period_end, a.token_limit, a.tokens_used,
+	SELECT a.id, a.user_id, a.organization_id, a.threshold, a.reason = '', 'notification', $20::timestamptz,
+	       CASE WHEN a.reason = '' THEN $20::timestamptz END, a.period_start, a.period_end, a.token_limit, a.tokens_used,
 	       a.percent_tenths / 10.0, nullif(a.reason, ''), CASE WHEN a.reason = '' THEN a.notification_id END, $15::bigint
 	FROM locked JOIN alerts a USING (user_id)
 	ON CONFLICT (user_id, period_start, alert_threshold, token_limit) DO NOTHING
@@ -109,7 +109,7 @@ marked AS (
 ),
 held AS (
 	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
-	SELECT w.user_id, tokenalert.now() + $19::interval, 'held' FROM wanted w
+	SELECT w.user_id, $20::timestamptz + $19::interval, 'held' FROM wanted w
 	WHERE NOT EXISTS (SELECT FROM locked l WHERE l.user_id = w.user_id)
 	RETURNING user_id
 )
@@ -233,7 +233,7 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		}
 	}
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
-		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry).QueryRow(func(row pgx.Row) error {
+		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
 		if err := row.Scan(&inserted, &held, nil); err != nil {
 			if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {
