@@ -31,6 +31,7 @@ type step struct {
 // steps are run in this order on each version, all of them even where one fails.
 var steps = []step{
 	{"go test ./...", suite},
+	{"faults", laboratory},
 }
 
 // outcome is what a step came to on a version.
