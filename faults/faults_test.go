@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if err := enter(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		_, _ = fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())

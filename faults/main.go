@@ -22,7 +22,7 @@ func main() {
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errWrong) { // which has been said
-			fmt.Fprintln(os.Stderr, "faults:", err)
+			_, _ = fmt.Fprintln(os.Stderr, "faults:", err)
 		}
 		os.Exit(1)
 	}
@@ -56,7 +56,7 @@ func enter(ctx context.Context) error {
 		return fmt.Errorf("go on in a network namespace: %w", err)
 	}
 	if fault := line.NamespaceFault(); fault != "" {
-		fmt.Fprintln(os.Stderr, "SKIPPED the faults drop and drop_back:", fault)
+		_, _ = fmt.Fprintln(os.Stderr, "SKIPPED the faults drop and drop_back:", fault)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,22 +32,22 @@ through all of them fails the command. Nothing in the tree is changed.`,
 			if len(chosen) == 0 {
 				return fmt.Errorf("no mutant is named %q", only)
 			}
-			var lines string
+			var lines strings.Builder
 			var errs []error
 			for _, m := range chosen {
 				line, err := m.hunt(cmd.Context(), o, filepath.Join(directory, m.name))
 				if cmd.Context().Err() != nil {
 					return cmd.Context().Err()
 				}
-				fmt.Fprint(cmd.OutOrStdout(), line)
-				lines += line
+				_, _ = fmt.Fprint(cmd.OutOrStdout(), line)
+				lines.WriteString(line)
 				errs = append(errs, err)
 			}
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}
 			if write != "" {
-				return putBetween(write, beginMutants, endMutants, "```\n"+lines+"```\n")
+				return putBetween(write, beginMutants, endMutants, "```\n"+lines.String()+"```\n")
 			}
 			return nil
 		},

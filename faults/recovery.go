@@ -59,14 +59,14 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 			defer func() { _ = at.Close() }() // what it was for is done
 			var b strings.Builder
 			t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintln(t, "fault\truns\tminimum\tmedian\tmaximum\tbound\t\t")
+			_, _ = fmt.Fprintln(t, "fault\truns\tminimum\tmedian\tmaximum\tbound\t\t")
 			held := true
 			for _, c := range recoveries {
 				if len(only) > 0 && !slices.Contains(only, string(c.kind)) {
 					continue
 				}
 				if !slices.Contains(lane.Available(), c.kind) {
-					fmt.Fprintf(t, "%s\tSKIPPED\t\t\t\t\t\t\n", c.name)
+					_, _ = fmt.Fprintf(t, "%s\tSKIPPED\t\t\t\t\t\t\n", c.name)
 					continue
 				}
 				n := times
@@ -85,12 +85,12 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 					verdict, held = "DOES NOT HOLD", false
 				}
 				ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-				fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t\n", c.name, n, ms(took[0]), ms(took[n/2]), ms(took[n-1]), c.bound, verdict)
+				_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t\n", c.name, n, ms(took[0]), ms(took[n/2]), ms(took[n-1]), c.bound, verdict)
 			}
 			if err := t.Flush(); err != nil {
 				return err
 			}
-			fmt.Fprint(cmd.OutOrStdout(), b.String())
+			_, _ = fmt.Fprint(cmd.OutOrStdout(), b.String())
 			if write != "" {
 				if err := putBetween(write, beginRecovery, endRecovery, "```\n"+b.String()+"```\n"); err != nil {
 					return err

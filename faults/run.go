@@ -75,7 +75,7 @@ Interrupted, and run again with the same directory, it goes on where it was.`,
 				return err
 			}
 			s := l.summary()
-			fmt.Fprint(cmd.OutOrStdout(), s.text())
+			_, _ = fmt.Fprint(cmd.OutOrStdout(), s.text())
 			if write != "" {
 				if err := s.writeInto(write); err != nil {
 					return err
@@ -243,9 +243,9 @@ func (l *laboratory) finish(r *lane.Result, version int) error {
 	l.add(r)
 	l.version = version
 	if !r.OK() {
-		fmt.Fprintf(l.progress, "seed %d: %d wrong, kept in %s\n", r.Seed, len(r.Faults), filepath.Join(l.directory, fmt.Sprintf("seed-%d", r.Seed)))
+		_, _ = fmt.Fprintf(l.progress, "seed %d: %d wrong, kept in %s\n", r.Seed, len(r.Faults), filepath.Join(l.directory, fmt.Sprintf("seed-%d", r.Seed)))
 		for _, line := range r.Faults[:min(len(r.Faults), 5)] {
-			fmt.Fprintln(l.progress, "  ", line)
+			_, _ = fmt.Fprintln(l.progress, "  ", line)
 		}
 	}
 	if now := time.Now(); now.Sub(l.lastSaid) > 5*time.Second {
@@ -254,7 +254,7 @@ func (l *laboratory) finish(r *lane.Result, version int) error {
 		if played := l.counted; played > 0 {
 			left = time.Duration(float64(now.Sub(l.began)) / float64(played) * float64(max(0, l.schedules-l.counted)))
 		}
-		fmt.Fprintf(l.progress, "%d of %d schedules, %s to go\n", l.counted, l.schedules, left.Round(time.Second))
+		_, _ = fmt.Fprintf(l.progress, "%d of %d schedules, %s to go\n", l.counted, l.schedules, left.Round(time.Second))
 	}
 	return l.record(r)
 }

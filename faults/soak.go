@@ -39,7 +39,7 @@ memory, goroutines, connections or our own tables have grown.`, plan.SoakRate),
 				return err
 			}
 			text, grown := s.text(length)
-			fmt.Fprint(cmd.OutOrStdout(), text)
+			_, _ = fmt.Fprint(cmd.OutOrStdout(), text)
 			if write != "" {
 				if err := putBetween(write, beginSoak, endSoak, "```\n"+text+"```\n"); err != nil {
 					return err
@@ -161,10 +161,10 @@ func (s *soaked) text(length time.Duration) (string, bool) {
 	for _, l := range r.Landed {
 		landed += l.All
 	}
-	fmt.Fprintf(&b, "%s, %s rows, %d faults of %d kinds: %s\n", length, thousands(r.Rows), landed, len(r.Landed), r.Kind())
-	fmt.Fprintf(&b, "%s alerts that must exist, %s that may besides; %s users told\n", thousands(r.Expected), thousands(r.Possible), thousands(r.Told))
+	_, _ = fmt.Fprintf(&b, "%s, %s rows, %d faults of %d kinds: %s\n", length, thousands(r.Rows), landed, len(r.Landed), r.Kind())
+	_, _ = fmt.Fprintf(&b, "%s alerts that must exist, %s that may besides; %s users told\n", thousands(r.Expected), thousands(r.Possible), thousands(r.Told))
 	for _, fault := range r.Faults[:min(len(r.Faults), 10)] {
-		fmt.Fprintln(&b, fault)
+		_, _ = fmt.Fprintln(&b, fault)
 	}
 	grown := false
 	for _, c := range s.courses() {
@@ -175,12 +175,12 @@ func (s *soaked) text(length time.Duration) (string, bool) {
 			if !c.allow(before, after) {
 				verdict, grown = "HAS GROWN", true
 			}
-			fmt.Fprintf(&b, "%-34s %d: median of the second quarter %7.1f, of the last %7.1f %-2s %s\n", c.name, n+1, before, after, c.unit, verdict)
+			_, _ = fmt.Fprintf(&b, "%-34s %d: median of the second quarter %7.1f, of the last %7.1f %-2s %s\n", c.name, n+1, before, after, c.unit, verdict)
 		}
 	}
 	if n := len(s.samples); n > 0 {
 		last := s.samples[n-1]
-		fmt.Fprintf(&b, "the chain of ticks, which is kept for a week: %.1f MB\n", float64(last.Tables["ticks"])/1e6)
+		_, _ = fmt.Fprintf(&b, "the chain of ticks, which is kept for a week: %.1f MB\n", float64(last.Tables["ticks"])/1e6)
 	}
 	return b.String(), grown
 }

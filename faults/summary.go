@@ -67,21 +67,21 @@ var interesting = []string{
 
 func (s *summary) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "PostgreSQL %d.%d, %s %s/%s, %d cores, %s\n\n", s.version/10000, s.version%10000,
+	_, _ = fmt.Fprintf(&b, "PostgreSQL %d.%d, %s %s/%s, %d cores, %s\n\n", s.version/10000, s.version%10000,
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(&b, "%s schedules (seeds %d to %d, %d more were too small to count): %d missed, %d doubled, %d wrong totals, %d wrong alerts\n",
+	_, _ = fmt.Fprintf(&b, "%s schedules (seeds %d to %d, %d more were too small to count): %d missed, %d doubled, %d wrong totals, %d wrong alerts\n",
 		thousands(s.counted), s.first, s.last, s.small, s.missed, s.doubled, s.totals, s.wrongAlerts)
 	share := 0.0
 	if s.expected > 0 {
 		share = 100 * float64(s.possible) / float64(s.expected)
 	}
-	fmt.Fprintf(&b, "%s rows; %s alerts that must exist, %s that may besides (%.1f %%); %s users told\n",
+	_, _ = fmt.Fprintf(&b, "%s rows; %s alerts that must exist, %s that may besides (%.1f %%); %s users told\n",
 		thousands(s.rows), thousands(s.expected), thousands(s.possible), share, thousands(s.told))
-	fmt.Fprintf(&b, "all right after the last fault was mended: %s\na schedule took: %s\n\n", spread(s.settled), spread(s.took))
+	_, _ = fmt.Fprintf(&b, "all right after the last fault was mended: %s\na schedule took: %s\n\n", spread(s.settled), spread(s.took))
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "fault\tlanded\twhile a tick was open\t")
+	_, _ = fmt.Fprintln(t, "fault\tlanded\twhile a tick was open\t")
 	for _, kind := range s.kinds {
-		fmt.Fprintf(t, "%s\t%d\t%d\t\n", kind, s.landed[kind].All, s.landed[kind].Open)
+		_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t\n", kind, s.landed[kind].All, s.landed[kind].Open)
 	}
 	_ = t.Flush() // into memory
 	b.WriteString("\nin the workers' logs: ")

@@ -106,7 +106,7 @@ func backendPID(ctx context.Context, conn *pgx.Conn) (uint32, error) {
 	defer cancel()
 	var pid int32
 	err := conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
-	return uint32(pid), err
+	return uint32(pid), err //nolint:gosec // a process id, which is not negative
 }
 
 // requireOwnSession refuses a session that is not our own (ErrSharedSession).

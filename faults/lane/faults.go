@@ -128,7 +128,7 @@ func (s *site) inject(ctx context.Context, f plan.Fault, w *slot, h *held) (mend
 		}
 		return func() error { w.signal(syscall.SIGCONT); return nil }, nil
 	case plan.Terminate:
-		return nil, s.terminate(ctx, f, w, h)
+		return nil, s.terminate(ctx, f, h)
 	case plan.Cut:
 		return w.line.Heal, w.line.Cut()
 	case plan.Delay:
@@ -145,7 +145,7 @@ func (s *site) inject(ctx context.Context, f plan.Fault, w *slot, h *held) (mend
 	if !s.server.TryLock() {
 		return nil, errOccupied
 	}
-	heal, err := s.injectServer(ctx, f, w)
+	heal, err := s.injectServer(ctx, f)
 	if heal == nil {
 		s.server.Unlock()
 		return nil, err
@@ -156,7 +156,7 @@ func (s *site) inject(ctx context.Context, f plan.Fault, w *slot, h *held) (mend
 	}, err
 }
 
-func (s *site) injectServer(ctx context.Context, f plan.Fault, w *slot) (mend func() error, err error) {
+func (s *site) injectServer(ctx context.Context, f plan.Fault) (mend func() error, err error) {
 	switch f.Kind {
 	case plan.Crash:
 		if err := s.lane.server.StopImmediate(ctx); err != nil {
@@ -169,16 +169,16 @@ func (s *site) injectServer(ctx context.Context, f plan.Fault, w *slot) (mend fu
 		}
 		return func() error { return s.readOnly(ctx, "off") }, nil
 	case plan.Exhaust:
-		return s.exhaust(ctx, w)
+		return s.exhaust(ctx)
 	case plan.Migrate:
 		return nil, s.migrate(ctx)
 	}
 	return nil, fmt.Errorf("no such fault: %s", f.Kind)
 }
 
-// terminate ends one of the worker's sessions: the one whose tick is held, or
+// terminate ends one of the workers' sessions: the one whose tick is held, or
 // any.
-func (s *site) terminate(ctx context.Context, f plan.Fault, w *slot, h *held) error {
+func (s *site) terminate(ctx context.Context, f plan.Fault, h *held) error {
 	if h != nil && h.pid != 0 && f.Value%3 > 0 {
 		var ended bool
 		if err := s.control.QueryRow(ctx, "SELECT pg_terminate_backend($1)", h.pid).Scan(&ended); err != nil {
@@ -226,8 +226,8 @@ func (s *site) readOnly(ctx context.Context, value string) error {
 	}
 }
 
-// exhaust takes every connection that is left, and then the worker's own.
-func (s *site) exhaust(ctx context.Context, w *slot) (mend func() error, err error) {
+// exhaust takes every connection that is left, and then the workers' own.
+func (s *site) exhaust(ctx context.Context) (mend func() error, err error) {
 	taking, cancel := context.WithCancel(ctx)
 	full := make(chan struct{})
 	done := make(chan struct{})
@@ -274,11 +274,11 @@ func (s *site) migrate(ctx context.Context) error {
 		s.trace("migrate", "error", err.Error())
 	}
 	for {
-		if err := s.lane.command(ctx, s.database, "migrate", "up"); err == nil {
+		upErr := s.lane.command(ctx, s.database, "migrate", "up")
+		if upErr == nil {
 			break
-		} else {
-			s.trace("migrate", "error", err.Error())
 		}
+		s.trace("migrate", "error", upErr.Error())
 		if !pause(ctx, 50*time.Millisecond) {
 			return ctx.Err()
 		}

@@ -286,13 +286,13 @@ func (w *writer) rewrite(ctx context.Context, op plan.Op) {
 
 // correct changes what is there: rows, limits, reset days, users.
 func (w *writer) correct(ctx context.Context, op plan.Op) {
-	row, any := w.takeRow(op.Pick)
+	row, found := w.takeRow(op.Pick)
 	id := w.users[op.User]
 	user, there := w.user(id)
 	w.transact(ctx, op.Kind, func(tx pgx.Tx, c *oracle.Change) error {
 		switch op.Kind {
 		case plan.ChangeTokens, plan.MoveRow, plan.DeleteRows:
-			if !any {
+			if !found {
 				return errNothing
 			}
 			return w.correctRow(ctx, tx, c, op, row, id, there)

@@ -25,8 +25,8 @@ var errNothing = errors.New("there is nothing to change")
 
 // Bounds of a schedule.
 const (
-	playWithin   = time.Minute     // writers and faults, besides the plan's length
-	settleWithin = 15 * time.Second// from then until all must be right
+	playWithin   = time.Minute      // writers and faults, besides the plan's length
+	settleWithin = 15 * time.Second // from then until all must be right
 )
 
 // A site is one schedule at play: a database, workers, writers, and what has

@@ -32,7 +32,7 @@ type Line struct {
 	dropped bool
 }
 
-// ErrNoNamespace: packets cannot be dropped here; see NamespaceFault.
+// ErrNoNamespace is returned by Drop where packets cannot be dropped; see NamespaceFault.
 var ErrNoNamespace = errors.New("the line has no network namespace of its own")
 
 // quiet is what a proxy wants of the program that it is usually part of.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
 
@@ -20,7 +21,7 @@ func at(text string) time.Time {
 
 func TestPeriodStart(t *testing.T) {
 	bogota, err := time.LoadLocation("America/Bogota") // five hours behind
-	assert.NoError(t, err)
+	require.NoError(t, err)
 	for _, c := range []struct {
 		day      int
 		zone     *time.Location

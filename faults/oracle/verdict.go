@@ -152,7 +152,7 @@ func (v *Verdict) checkAlerts(w *World, accounts map[uuid.UUID]*account, db *Dat
 						v.Wrong = append(v.Wrong, fmt.Sprintf("%s: an alert at %d tokens, and no state calls for it: %v", k, found[k][0].Used, tail(p.states)))
 					}
 					for _, row := range found[k] {
-						v.checkAlert(w, a, p, k, row, found)
+						v.checkAlert(a, p, k, row, found)
 					}
 					if len(found[k]) > 1 {
 						v.Doubled = append(v.Doubled, fmt.Sprintf("%s: %d alerts", k, len(found[k])))
@@ -170,7 +170,7 @@ func (v *Verdict) checkAlerts(w *World, accounts map[uuid.UUID]*account, db *Dat
 }
 
 // checkAlert looks at what an alert says.
-func (v *Verdict) checkAlert(w *World, a *account, p *period, k alertKey, row Alert, found map[alertKey][]Alert) {
+func (v *Verdict) checkAlert(a *account, p *period, k alertKey, row Alert, found map[alertKey][]Alert) {
 	wrong := func(format string, args ...any) {
 		v.Wrong = append(v.Wrong, k.String()+": "+fmt.Sprintf(format, args...))
 	}

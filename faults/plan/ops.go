@@ -68,8 +68,17 @@ var weights = []struct {
 	kind   OpKind
 	weight int
 }{
-	{Insert, 30}, {Call, 8}, {Copy, 8}, {Savepoints, 9}, {Rollback, 6}, {Prepare, 9}, {Long, 8},
-	{ChangeTokens, 5}, {MoveRow, 3}, {DeleteRows, 3}, {HoldUser, 3},
+	{Insert, 30},
+	{Call, 8},
+	{Copy, 8},
+	{Savepoints, 9},
+	{Rollback, 6},
+	{Prepare, 9},
+	{Long, 8},
+	{ChangeTokens, 5},
+	{MoveRow, 3},
+	{DeleteRows, 3},
+	{HoldUser, 3},
 }
 
 func (p *Plan) ops(r *rand.Rand, writer int) []Op {
