@@ -33,7 +33,7 @@ pgbouncer: ## Run the tests with workers behind PgBouncer (needs pgbouncer)
 
 .PHONY: race
 race: ## Run the tests with the race detector (needs a C compiler)
-	go test -race -timeout 40m ./...
+	go test -race -timeout 40m ./cmd/... ./internal/... ./migrations ./store ./worker
 
 .PHONY: mutants
 mutants: ## Put each old behaviour back and see its test fail
