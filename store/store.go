@@ -111,8 +111,25 @@ func inUTC(types *pgtype.Map) {
 	}})
 }
 
-// Close closes the pool, waiting for connections in use.
-func (s *Store) Close() { s.pool.Close() }
+// closeWithin bounds how long Close waits.
+const closeWithin = 2 * time.Second
+
+// Close closes the pool, waiting for connections in use, and not for a server
+// that does not answer: pgx goes on asking one for 15 s to cancel what it left
+// unanswered, which is longer than a stop may take.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.pool.Close()
+	}()
+	patience := time.NewTimer(closeWithin)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	}
+}
 
 // Reset closes the pool's connections, so that the next statement connects
 // anew: after a failover the old ones lead to a server that only reads. Where
