@@ -1,11 +1,7 @@
 package store_test
 
 import (
-	"bytes"
 	"context"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -156,12 +152,12 @@ func TestTheDoctorAfterARestore(t *testing.T) {
 	user := from.user(1000)
 	from.use(user, 850)
 	from.work()
-	dump := pgDump(t, from.db.URL())
+	dump := from.db.Dump(t, "--no-owner", "--no-privileges")
 
 	in := pgtest.StartServer(t, nil)
 	db := in.New(t, pgtest.Template{Name: "empty", Build: func(context.Context, string) error { return nil }})
 	s := &site{t: t, db: db, owner: db.ConnAs(t, pgtest.Owner)}
-	restore(t, db.OwnerURL(), dump)
+	db.Restore(t, pgtest.Owner, dump)
 
 	d := s.diagnose(pgtest.Owner)
 	says := func(check, part string) {
@@ -191,46 +187,4 @@ func TestTheDoctorAfterARestore(t *testing.T) {
 	assert.Empty(t, bad(s.diagnose(pgtest.Owner)))
 	assert.Empty(t, bad(s.diagnose(pgtest.Runtime)))
 	assert.Equal(t, []string{"80 told"}, s.alerts(user), "nobody is told again")
-}
-
-// pgDump dumps a database without owners and privileges.
-func pgDump(t *testing.T, url string) string {
-	t.Helper()
-	var said bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), client(t, "pg_dump"), "--no-owner", "--no-privileges", "--dbname="+url)
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if strings.Contains(said.String(), "server version mismatch") {
-		t.Skip("SKIPPED: pg_dump is older than the server")
-	}
-	require.NoError(t, err, &said)
-	return string(out)
-}
-
-// restore runs a dump, but for the schema public, which is there.
-func restore(t *testing.T, url, dump string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), client(t, "psql"), "--no-psqlrc", "--quiet", "--dbname="+url, "--set=ON_ERROR_STOP=1")
-	cmd.Stdin = strings.NewReader(dump)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-}
-
-// client finds a program of PostgreSQL that is not part of a server.
-func client(t *testing.T, name string) string {
-	t.Helper()
-	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
-	if bin := os.Getenv("PGTEST_BIN"); bin != "" {
-		candidates = []string{filepath.Join(bin, name)}
-	}
-	if path, err := exec.LookPath(name); err == nil {
-		candidates = append(candidates, path)
-	}
-	for _, path := range candidates {
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
-	}
-	t.Skip("SKIPPED: " + name + " is not installed")
-	return ""
 }

@@ -64,7 +64,7 @@ func (s *Store) examination(ctx context.Context, q DoctorRequest) (*examination,
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	e := &examination{store: &Store{pool: pool, direct: direct}, q: q}
+	e := &examination{store: &Store{pool: pool, direct: direct, directRoute: newRoute(&direct.Config)}, q: q}
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
 	if e.path, err = readSearchPath(ctx, pool); err == nil {

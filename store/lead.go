@@ -44,10 +44,12 @@ var ErrInRecovery = fmt.Errorf("%w: it is in recovery", ErrReadOnly)
 // refused (ErrSharedSession) before anything is set or locked in it where a
 // pooler would hand that to others.
 func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, error) {
-	conn, err := s.connect(ctx, appLead)
+	conn, station, err := s.connectTo(ctx, appLead)
 	if err != nil {
 		return nil, err
 	}
+	s.directRoute.follow(station)
+	s.poolRoute.follow(station)
 	l := &Lead{conn: conn, timeout: timeout, lastUsed: time.Now()}
 	if err := s.requireOwnSession(ctx, conn); err != nil {
 		l.Close()
@@ -58,7 +60,7 @@ func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, 
 		"; LISTEN "+channelLead, pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("prepare the lead's session: %w", err)
+		return nil, fmt.Errorf("prepare the lead's session: %w", tickError(err)) // a standby takes no LISTEN
 	}
 	return l, nil
 }

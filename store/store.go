@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -33,6 +34,8 @@ const connectTimeout = 5 * time.Second
 type Store struct {
 	pool   *pgxpool.Pool
 	direct *pgx.ConnConfig
+
+	poolRoute, directRoute *route
 }
 
 // Open prepares connections to url (ticks and reports) and directURL (the lead
@@ -85,11 +88,18 @@ func open(name, url, directURL string, pooled bool) (*Store, error) {
 		inUTC(conn.TypeMap())
 		return nil
 	}
-	p, err := pgxpool.NewWithConfig(context.Background(), pool)
-	if err != nil {
+	s := &Store{
+		direct:    direct.ConnConfig,
+		poolRoute: newRoute(&pool.ConnConfig.Config), directRoute: newRoute(&direct.ConnConfig.Config),
+	}
+	pool.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		directTo(&c.Config, s.poolRoute.order()...)
+		return nil
+	}
+	if s.pool, err = pgxpool.NewWithConfig(context.Background(), pool); err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	return &Store{pool: p, direct: direct.ConnConfig}, nil
+	return s, nil
 }
 
 // inUTC has instants read in UTC, whatever the zone of this machine.
@@ -101,20 +111,53 @@ func inUTC(types *pgtype.Map) {
 	}})
 }
 
-// Close closes the pool, waiting for connections in use.
-func (s *Store) Close() { s.pool.Close() }
+// closeWithin bounds how long Close waits.
+const closeWithin = 2 * time.Second
+
+// Close closes the pool, waiting for connections in use, and not for a server
+// that does not answer: pgx goes on asking one for 15 s to cancel what it left
+// unanswered, which is longer than a stop may take.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.pool.Close()
+	}()
+	patience := time.NewTimer(closeWithin)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	}
+}
 
 // Reset closes the pool's connections, so that the next statement connects
-// anew: after a failover the old ones lead to a server that only reads.
-func (s *Store) Reset() { s.pool.Reset() }
+// anew: after a failover the old ones lead to a server that only reads. Where
+// the URL has several hosts, the next attempt begins with another.
+func (s *Store) Reset() {
+	s.poolRoute.leave()
+	s.directRoute.leave()
+	s.pool.Reset()
+}
 
 // connect opens a session of its own, outside the pool.
 func (s *Store) connect(ctx context.Context, name string) (*pgx.Conn, error) {
-	config := s.direct.Copy()
-	config.RuntimeParams["application_name"] = name
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("connect (%s): %w", name, advised("the database URL", err))
+	conn, _, err := s.connectTo(ctx, name)
+	return conn, err
+}
+
+// connectTo is connect, and says where to.
+func (s *Store) connectTo(ctx context.Context, name string) (*pgx.Conn, station, error) {
+	var failed []error
+	for _, station := range s.directRoute.order() {
+		config := s.direct.Copy()
+		directTo(&config.Config, station)
+		config.RuntimeParams["application_name"] = name
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err == nil {
+			return conn, station, nil
+		}
+		failed = append(failed, err)
 	}
-	return conn, nil
+	return nil, nil, fmt.Errorf("connect (%s): %w", name, advised("the database URL", errors.Join(failed...)))
 }

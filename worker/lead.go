@@ -37,6 +37,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	defer stopGrace()
 
 	b := newBell(lead, w.config, w.metrics, w.log, w.bellMuted(server))
+	doubt := make(chan struct{}, 1) // that the lead's session still is
 	group, leading := errgroup.WithContext(working)
 	group.Go(func() error {
 		l := &loop{Worker: w, bell: b, slice: firstSlice}
@@ -45,10 +46,10 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 		}
 		return errStopping
 	})
-	group.Go(func() error { return w.keepAlive(leading, lead, b) })
+	group.Go(func() error { return w.keepAlive(leading, lead, b, doubt) })
 	group.Go(func() error { return w.housekeeping(leading, b) })
 	if !b.muted {
-		group.Go(func() error { return w.listen(leading, b) })
+		group.Go(func() error { return w.listen(leading, b, doubt) })
 	}
 	err := group.Wait()
 	if ctx.Err() != nil || errors.Is(err, errStopping) {
@@ -78,8 +79,10 @@ func (w *Worker) bellMuted(server store.Server) string {
 }
 
 // keepAlive pings the lead's session, and renews the bell in place of a ping
-// where that is due. A leader whose ping fails stops at once.
-func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell) error {
+// where that is due. A leader whose ping fails stops at once. It pings at once
+// where there is doubt: the sooner a dead server is known for one, the sooner the
+// next is looked for.
+func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell, doubt <-chan struct{}) error {
 	t := time.NewTicker(w.config.LeadPing)
 	defer t.Stop()
 	for {
@@ -87,6 +90,7 @@ func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
+		case <-doubt:
 		}
 		// Twice the ping and less than the timeout: an answer that comes later
 		// comes from a session whose lock may be gone.
@@ -111,13 +115,17 @@ func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell) error
 }
 
 // listen hears the bell on a connection of its own.
-func (w *Worker) listen(ctx context.Context, b *bell) error {
+func (w *Worker) listen(ctx context.Context, b *bell, doubt chan<- struct{}) error {
 	err := w.store.Listen(ctx, func() {
 		w.metrics.Rings.Inc()
 		b.poke()
 	}, func(err error) {
 		w.metrics.Reconnected("listen")
 		w.log.Warn("the listener's connection broke", Event(EventListenerReconnecting), zap.Error(err), zap.Duration("retry_ms", time.Second))
+		select {
+		case doubt <- struct{}{}:
+		default: // there is
+		}
 	})
 	if ctx.Err() != nil {
 		return ctx.Err()
