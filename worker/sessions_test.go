@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/pgtest"
@@ -152,4 +153,28 @@ const (
 // is told was rung for.
 func sleepy(c *worker.Config) {
 	c.BellRenewal, c.BellLease = maxRenewal, maxLease
+}
+
+// A tick whose worker falls silent holds its locks as long as that worker could
+// still be the leader, and no longer.
+func TestASilentTickLastsAsLongAsTheLead(t *testing.T) {
+	t.Parallel()
+	for _, lease := range []time.Duration{worker.DefaultConfig().LeadTimeout, 4 * time.Second} {
+		t.Run(lease.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.ownerExec("CREATE TABLE silence (allowed interval)")
+			w.ownerExec("GRANT INSERT ON silence TO " + pgtest.Runtime)
+			w.ownerExec(`CREATE FUNCTION note_silence() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				INSERT INTO silence VALUES (current_setting('idle_in_transaction_session_timeout')::interval); RETURN NULL; END $$`)
+			w.ownerExec("CREATE TRIGGER note_silence AFTER INSERT ON notifications FOR EACH STATEMENT EXECUTE FUNCTION note_silence()")
+			w.start(func(c *worker.Config) { c.LeadTimeout, c.LeadPing = lease, lease/4 })
+			user := w.user(1000)
+			w.use(user, 850)
+			w.eventually(func() bool { return len(w.told(user)) == 1 }, "nobody is told")
+			var allowed time.Duration
+			require.NoError(t, w.owner.QueryRow(t.Context(), "SELECT allowed FROM silence LIMIT 1").Scan(&allowed))
+			assert.Equal(t, lease, allowed)
+		})
+	}
 }

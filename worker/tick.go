@@ -100,8 +100,10 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		Slice:     l.slice,
 		Decisions: decisionsPerTick,
 		Worker:    l.config.WorkerName,
-		Isolated:  l.isolated,
-		Settings:  l.settings,
+		// No longer than it takes to lose the lead.
+		IdleTimeout: l.config.LeadTimeout,
+		Isolated:    l.isolated,
+		Settings:    l.settings,
 	}, func(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 		return r.decideAll(kind, now, l.withoutAside(now, candidates))
 	})
