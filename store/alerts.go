@@ -139,7 +139,7 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 	}
 	if q.Kind == Window && len(decisions) > q.Decisions {
 		result.Left += int64(len(decisions) - q.Decisions)
-		queueUndecided(batch, decisions[q.Decisions:])
+		queueUndecided(batch, result.Now, decisions[q.Decisions:])
 		decisions = decisions[:q.Decisions]
 	}
 	for _, some := range inChunks(decisions) {
@@ -165,14 +165,14 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 }
 
 // queueUndecided leaves decisions to later ticks, which take them anew.
-func queueUndecided(batch *pgx.Batch, decisions []Decision) {
+func queueUndecided(batch *pgx.Batch, now time.Time, decisions []Decision) {
 	var users []uuid.UUID
 	var starts []time.Time
 	for _, d := range decisions {
 		users, starts = append(users, d.UserID), append(starts, d.PeriodStart)
 	}
 	batch.Queue(`INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
-		SELECT u.user_id, u.at, tokenalert.now(), 'undecided' FROM unnest($1::uuid[], $2::timestamptz[]) AS u (user_id, at)`, users, starts)
+		SELECT u.user_id, u.at, $3::timestamptz, 'undecided' FROM unnest($1::uuid[], $2::timestamptz[]) AS u (user_id, at)`, users, starts, now)
 }
 
 // writeIsolated writes decisions under a savepoint. Where they fail for the data
@@ -205,8 +205,8 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	}
 	user := decisions[0].UserID
 	result.SetAside = append(result.SetAside, SetAside{UserID: user, Err: failed})
-	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, tokenalert.now() + $2::interval, 'set_aside')`,
-		user, SetAsideRetry); err != nil {
+	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, $2::timestamptz + $3::interval, 'set_aside')`,
+		user, result.Now, SetAsideRetry); err != nil {
 		return fmt.Errorf("set user aside: %w", err)
 	}
 	return nil
