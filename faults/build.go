@@ -8,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"tokenalert/internal/module"
 )
 
 // build compiles tokenalert from this tree, with flags of go build besides.
 func build(ctx context.Context, to string, flags ...string) error {
-	root, err := moduleRoot(ctx)
+	root, err := module.Root(ctx)
 	if err != nil {
 		return err
 	}
@@ -30,12 +31,16 @@ func build(ctx context.Context, to string, flags ...string) error {
 	return nil
 }
 
-func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
+// buildInto compiles it into a folder, which it makes, and returns its path.
+func buildInto(ctx context.Context, directory string) (string, error) {
+	if err := os.MkdirAll(directory, 0o755); err != nil {
+		return "", err
 	}
-	return filepath.Dir(strings.TrimSpace(string(out))), nil
+	path, err := filepath.Abs(filepath.Join(directory, "tokenalert")) // exec looks for a bare name in PATH
+	if err != nil {
+		return "", err
+	}
+	return path, build(ctx, path)
 }
 
 // fileID is a file's SHA-256.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/faults/lane"
+	"tokenalert/internal/module"
 )
 
 func TestMain(m *testing.M) {
@@ -74,7 +75,7 @@ func TestARunGoesOnWhereItWas(t *testing.T) {
 func TestMutationsApply(t *testing.T) {
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
-			root, err := moduleRoot(t.Context())
+			root, err := module.Root(t.Context())
 			require.NoError(t, err)
 			_, err = m.overlay(root, t.TempDir())
 			require.NoError(t, err)

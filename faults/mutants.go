@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tokenalert/internal/module"
 	"tokenalert/internal/overlay"
 )
 
@@ -46,10 +47,7 @@ through all of them fails the command. Nothing in the tree is changed.`,
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}
-			if write != "" {
-				return putBetween(write, beginMutants, endMutants, "```\n"+lines.String()+"```\n")
-			}
-			return nil
+			return writeInto(write, "mutants", lines.String())
 		},
 	}
 	f := cmd.Flags()
@@ -61,12 +59,6 @@ through all of them fails the command. Nothing in the tree is changed.`,
 	f.StringVar(&write, "write", "", "a Markdown file to write the lines into, between its markers")
 	return cmd
 }
-
-// Markers between which the mutants stand in a page.
-const (
-	beginMutants = "<!-- begin of the mutants -->\n"
-	endMutants   = "<!-- end of the mutants -->\n"
-)
 
 // overlay writes the mutated sources into dir.
 func (m mutation) overlay(root, dir string) (string, error) {
@@ -84,7 +76,7 @@ func (m mutation) hunt(ctx context.Context, o options, directory string) (string
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return "", err
 	}
-	root, err := moduleRoot(ctx)
+	root, err := module.Root(ctx)
 	if err != nil {
 		return "", err
 	}

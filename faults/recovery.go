@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -45,11 +43,8 @@ each fault happen to the leader, and measure how long the users who crossed from
 then on waited at most. Those that take the lease are repeated half as often.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			binary, err := filepath.Abs(filepath.Join(o.directory, "tokenalert"))
+			binary, err := buildInto(cmd.Context(), o.directory)
 			if err != nil {
-				return err
-			}
-			if err := errors.Join(os.MkdirAll(o.directory, 0o755), build(cmd.Context(), binary)); err != nil {
 				return err
 			}
 			at, err := lane.New(cmd.Context(), lane.Options{Binary: binary, Directory: o.directory, Keep: true, BinDir: os.Getenv("PGTEST_BIN")})
@@ -91,10 +86,8 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 				return err
 			}
 			_, _ = fmt.Fprint(cmd.OutOrStdout(), b.String())
-			if write != "" {
-				if err := putBetween(write, beginRecovery, endRecovery, "```\n"+b.String()+"```\n"); err != nil {
-					return err
-				}
+			if err := writeInto(write, "recovery times", b.String()); err != nil {
+				return err
 			}
 			if !held {
 				return errWrong
@@ -109,9 +102,3 @@ then on waited at most. Those that take the lease are repeated half as often.`,
 	f.StringVar(&write, "write", "", "a Markdown file to write the table into, between its markers")
 	return cmd
 }
-
-// Markers between which the recovery times stand in a page.
-const (
-	beginRecovery = "<!-- begin of the recovery times -->\n"
-	endRecovery   = "<!-- end of the recovery times -->\n"
-)

@@ -75,11 +75,10 @@ Interrupted, and run again with the same directory, it goes on where it was.`,
 				return err
 			}
 			s := l.summary()
-			_, _ = fmt.Fprint(cmd.OutOrStdout(), s.text())
-			if write != "" {
-				if err := s.writeInto(write); err != nil {
-					return err
-				}
+			text := s.text()
+			_, _ = fmt.Fprint(cmd.OutOrStdout(), text)
+			if err := writeInto(write, "summary", text); err != nil {
+				return err
 			}
 			if s.wrong > 0 {
 				return errWrong
@@ -101,20 +100,18 @@ Interrupted, and run again with the same directory, it goes on where it was.`,
 
 // prepare reads the results that are there, and builds the binary.
 func (l *laboratory) prepare(ctx context.Context, fresh bool) error {
-	if err := os.MkdirAll(l.directory, 0o755); err != nil {
-		return err
-	}
+	var err error
 	if l.binary == "" {
-		l.binary = filepath.Join(l.directory, "tokenalert")
-		if err := build(ctx, l.binary); err != nil {
-			return err
-		}
+		l.binary, err = buildInto(ctx, l.directory)
+	} else {
+		l.binary, err = filepath.Abs(l.binary)
 	}
-	path, err := filepath.Abs(l.binary) // exec looks for a bare name in PATH
+	if err == nil {
+		err = os.MkdirAll(l.directory, 0o755)
+	}
 	if err != nil {
 		return err
 	}
-	l.binary = path
 	l.kinds = lane.Available()
 	l.done = map[uint64]bool{}
 	file := filepath.Join(l.directory, "results.jsonl")

@@ -18,7 +18,7 @@ import (
 )
 
 func newSoak() *cobra.Command {
-	l := &laboratory{}
+	var o options
 	var length time.Duration
 	var write, picture string
 	cmd := &cobra.Command{
@@ -30,20 +30,18 @@ oracle judges it like any other. It fails where something is wrong, or where
 memory, goroutines, connections or our own tables have grown.`, plan.SoakRate),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l.binary = filepath.Join(l.directory, "tokenalert")
-			if err := errors.Join(os.MkdirAll(l.directory, 0o755), build(cmd.Context(), l.binary)); err != nil {
+			var err error
+			if o.binary, err = buildInto(cmd.Context(), o.directory); err != nil {
 				return err
 			}
-			s, err := soak(cmd.Context(), l.options, length)
+			s, err := soak(cmd.Context(), o, length)
 			if err != nil {
 				return err
 			}
 			text, grown := s.text(length)
 			_, _ = fmt.Fprint(cmd.OutOrStdout(), text)
-			if write != "" {
-				if err := putBetween(write, beginSoak, endSoak, "```\n"+text+"```\n"); err != nil {
-					return err
-				}
+			if err := writeInto(write, "soak", text); err != nil {
+				return err
 			}
 			if picture != "" {
 				if err := os.WriteFile(picture, []byte(s.svg()), 0o644); err != nil {
@@ -58,18 +56,12 @@ memory, goroutines, connections or our own tables have grown.`, plan.SoakRate),
 	}
 	f := cmd.Flags()
 	f.DurationVar(&length, "length", 20*time.Minute, "how long to write")
-	f.Uint64Var(&l.seed, "seed", 1, "the seed")
-	f.StringVar(&l.directory, "directory", "dist/faults-soak", "where samples, logs and traces are kept")
+	f.Uint64Var(&o.seed, "seed", 1, "the seed")
+	f.StringVar(&o.directory, "directory", "dist/faults-soak", "where samples, logs and traces are kept")
 	f.StringVar(&write, "write", "", "a Markdown file to write the summary into, between its markers")
 	f.StringVar(&picture, "picture", "", "an SVG file to draw")
 	return cmd
 }
-
-// Markers between which the soak stands in a page.
-const (
-	beginSoak = "<!-- begin of the soak -->\n"
-	endSoak   = "<!-- end of the soak -->\n"
-)
 
 // sampleEvery is how often a soak is looked at.
 const sampleEvery = 5 * time.Second
@@ -81,10 +73,6 @@ type soaked struct {
 }
 
 func soak(ctx context.Context, o options, length time.Duration) (*soaked, error) {
-	binary, err := filepath.Abs(o.binary)
-	if err != nil {
-		return nil, err
-	}
 	file, err := os.Create(filepath.Join(o.directory, "samples.jsonl"))
 	if err != nil {
 		return nil, err
@@ -93,7 +81,7 @@ func soak(ctx context.Context, o options, length time.Duration) (*soaked, error)
 	s := &soaked{}
 	said := time.Now()
 	at, err := lane.New(ctx, lane.Options{
-		Binary: binary, Directory: o.directory, Keep: true, SampleEvery: sampleEvery,
+		Binary: o.binary, Directory: o.directory, Keep: true, SampleEvery: sampleEvery,
 		Sample: func(sample lane.Sample) {
 			s.samples = append(s.samples, sample)
 			if text, err := json.Marshal(sample); err == nil {

@@ -111,18 +111,13 @@ func thousands(n int) string {
 	return text
 }
 
-// Markers between which a summary stands in a page.
-const (
-	beginSummary = "<!-- begin of the summary -->\n"
-	endSummary   = "<!-- end of the summary -->"
-)
-
-// writeInto puts the text into a page, between its markers.
-func (s *summary) writeInto(page string) error {
-	return putBetween(page, beginSummary, endSummary, "```\n"+s.text()+"```\n")
-}
-
-func putBetween(page, begin, end, text string) error {
+// writeInto puts a text into a page, between the markers of that name. No page:
+// nothing is to be written.
+func writeInto(page, name, text string) error {
+	if page == "" {
+		return nil
+	}
+	begin, end := "<!-- begin of the "+name+" -->", "<!-- end of the "+name+" -->"
 	old, err := os.ReadFile(page)
 	if err != nil {
 		return err
@@ -130,7 +125,7 @@ func putBetween(page, begin, end, text string) error {
 	before, rest, ok := strings.Cut(string(old), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s lacks the lines %q and %q", page, strings.TrimSpace(begin), end)
+		return fmt.Errorf("%s lacks the lines %q and %q", page, begin, end)
 	}
-	return os.WriteFile(page, []byte(before+begin+text+end+after), 0o644)
+	return os.WriteFile(page, []byte(before+begin+"\n```\n"+text+"```\n"+end+after), 0o644)
 }

@@ -31,26 +31,23 @@ func (s *site) runFaults(ctx context.Context) {
 // strike has one fault happen: while a tick is held open, where the plan says
 // so and one comes.
 func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup) {
-	victim := s.victim(ctx, f)
 	var open bool
-	release := func() {}
+	letGo := func() {}
 	var h *held
 	if f.Stage != plan.Anytime {
 		var err error
 		if h, err = s.hold(ctx, f.Stage); err == nil {
 			open = h.await(ctx, 350*time.Millisecond)
-			release = h.release
-			if open && !f.Other {
-				victim = s.victim(ctx, f)
+			letGo = func() {
+				pause(ctx, f.Keep)
+				h.release()
 			}
 		}
 	}
+	victim := s.victim(ctx, f)
 	open = open || s.tickOpen(ctx)
 	if f.Kind == plan.Migrate { // waits for the tick
-		mending.Go(func() {
-			pause(ctx, f.Keep)
-			release()
-		})
+		mending.Go(letGo)
 	}
 	mend, err := s.inject(ctx, f, victim, h)
 	s.trace("fault", "kind", f.Kind, "worker", victim.name(), "stage", f.Stage.String(), "tick_open", open, "error", text(err))
@@ -60,13 +57,9 @@ func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup
 	switch {
 	case f.Kind == plan.Migrate:
 	case f.Keep <= 80*time.Millisecond || err != nil:
-		pause(ctx, f.Keep)
-		release()
+		letGo()
 	default:
-		mending.Go(func() {
-			pause(ctx, f.Keep)
-			release()
-		})
+		mending.Go(letGo)
 	}
 	if mend == nil {
 		return

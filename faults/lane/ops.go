@@ -165,16 +165,8 @@ func (w *writer) prepare(ctx context.Context, i int, op plan.Op) {
 	})
 }
 
-func (w *writer) isPrepared(ctx context.Context, name string) bool {
-	for {
-		var there bool
-		if err := w.control.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)", name).Scan(&there); err == nil {
-			return there
-		}
-		if !pause(ctx, 10*time.Millisecond) {
-			return false
-		}
-	}
+func (s *site) isPrepared(ctx context.Context, name string) bool {
+	return s.answer(ctx, "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)", name)
 }
 
 func (w *writer) finishPrepared(ctx context.Context, name string, id uuid.UUID, op plan.Op, change oracle.Change) {

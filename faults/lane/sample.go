@@ -64,7 +64,7 @@ func (s *site) sample(ctx context.Context) {
 
 func (s *slot) sample(ctx context.Context) WorkerSample {
 	s.mu.Lock()
-	w := WorkerSample{Name: s.process.name, Resident: resident(s.process.cmd.Process.Pid)}
+	w := WorkerSample{Name: s.process.name, Resident: resident(s.process.Cmd.Process.Pid)}
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()

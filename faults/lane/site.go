@@ -234,7 +234,7 @@ func (s *site) close() {
 	for _, w := range s.slots {
 		if w.process != nil {
 			w.signal(syscall.SIGKILL)
-			<-w.process.ended
+			<-w.process.Done
 		}
 	}
 	if s.control != nil {

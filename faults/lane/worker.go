@@ -5,15 +5,14 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"tokenalert/faults/line"
+	"tokenalert/internal/child"
 )
 
 // stopWithin is more than the grace that they are given.
@@ -47,12 +46,10 @@ type slot struct {
 
 // A process is a worker.
 type process struct {
+	*child.Process
 	name  string
 	log   string
-	cmd   *exec.Cmd
-	ended chan struct{}
-	err   error // of its end; to be read after ended
-	asked bool  // to end
+	asked bool // to end
 }
 
 func (s *slot) start() error {
@@ -78,25 +75,15 @@ func (s *slot) start() error {
 		"TOKENALERT_HTTP_ADDRESS=" + s.httpAddress(),
 	}, s.site.settings...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	dieWithParent(cmd.SysProcAttr)
-	p := &process{name: name, log: file, cmd: cmd, ended: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		// The signal comes with the end of the thread that started the worker.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.ended)
-			s.replaceEnded(p)
-		}
-	}()
-	if err := <-started; err != nil {
+	started, err := child.Start(cmd, syscall.SIGKILL)
+	if err != nil {
 		return fmt.Errorf("start a worker: %w", err)
 	}
+	p := &process{Process: started, name: name, log: file}
+	go func() {
+		<-p.Done
+		s.replaceEnded(p)
+	}()
 	s.process, s.logs = p, append(s.logs, file)
 	return nil
 }
@@ -110,7 +97,7 @@ func (s *slot) replaceEnded(p *process) {
 	if asked || s.site.over.Load() {
 		return
 	}
-	s.site.trace("worker ended by itself", "worker", p.name, "error", text(p.err))
+	s.site.trace("worker ended by itself", "worker", p.name, "error", text(p.Err))
 	time.Sleep(restartAfter)
 	s.mu.Lock()
 	replaced := s.process != p
@@ -135,11 +122,11 @@ func (s *slot) signal(signal syscall.Signal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
-	case <-s.process.ended:
+	case <-s.process.Done:
 		return false
 	default:
 		s.process.asked = s.process.asked || signal == syscall.SIGTERM || signal == syscall.SIGKILL
-		return s.process.cmd.Process.Signal(signal) == nil
+		return s.process.Cmd.Process.Signal(signal) == nil
 	}
 }
 
@@ -150,14 +137,14 @@ func (s *slot) await(signal syscall.Signal, within time.Duration) error {
 	p := s.process
 	s.mu.Unlock()
 	select {
-	case <-p.ended:
+	case <-p.Done:
 	case <-time.After(within):
-		_ = p.cmd.Process.Kill() // it is there: it has not ended
-		<-p.ended
+		_ = p.Cmd.Process.Kill() // it is there: it has not ended
+		<-p.Done
 		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
 	}
-	if signal == syscall.SIGTERM && p.asked && p.err != nil && p.began() {
-		return fmt.Errorf("worker %s: %w", p.name, p.err)
+	if signal == syscall.SIGTERM && p.asked && p.Err != nil && p.began() {
+		return fmt.Errorf("worker %s: %w", p.name, p.Err)
 	}
 	return nil
 }

@@ -111,14 +111,20 @@ func (w *writer) commit(ctx context.Context, tx pgx.Tx, kind plan.OpKind, change
 // hasCommitted asks what became of a transaction whose COMMIT was not answered,
 // and which no session can still be in: the server ended it.
 func (s *site) hasCommitted(ctx context.Context, id uuid.UUID) bool {
+	return s.answer(ctx, "SELECT EXISTS (SELECT FROM transactions WHERE id = $1)", id)
+}
+
+// answer asks until the server answers: what became of a transaction must be
+// known.
+func (s *site) answer(ctx context.Context, sql string, arg any) bool {
 	for {
-		var there bool
-		err := s.control.QueryRow(ctx, "SELECT EXISTS (SELECT FROM transactions WHERE id = $1)", id).Scan(&there)
+		var yes bool
+		err := s.control.QueryRow(ctx, sql, arg).Scan(&yes)
 		if err == nil {
-			return there
+			return yes
 		}
 		if !pause(ctx, 10*time.Millisecond) {
-			s.fail(fmt.Errorf("what became of transaction %s is not known: %w", id, err))
+			s.fail(fmt.Errorf("what became of transaction %v is not known: %w", arg, err))
 			return false
 		}
 	}

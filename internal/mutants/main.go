@@ -11,11 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"tokenalert/internal/module"
 	"tokenalert/internal/overlay"
 )
 
@@ -45,7 +45,7 @@ func run(ctx context.Context, only string) error {
 	if len(chosen) == 0 {
 		return fmt.Errorf("no mutant is named %q; -list names them", only)
 	}
-	root, err := moduleRoot(ctx)
+	root, err := module.Root(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,12 +148,4 @@ func goCommand(ctx context.Context, root string, args ...string) (string, error)
 	cmd.WaitDelay = 30 * time.Second
 	output, err := cmd.CombinedOutput()
 	return string(output), err
-}
-
-func moduleRoot(ctx context.Context) (string, error) {
-	output, err := goCommand(ctx, "", "env", "GOMOD")
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w\n%s", err, output)
-	}
-	return filepath.Dir(strings.TrimSpace(output)), nil
 }

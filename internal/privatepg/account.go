@@ -82,6 +82,5 @@ func (a account) command(name string, args ...string) *exec.Cmd {
 	}
 	cmd.Env = append(cmd.Env, "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: a.credential}
-	dieWithParent(cmd.SysProcAttr)
 	return cmd
 }

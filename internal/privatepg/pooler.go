@@ -110,8 +110,8 @@ func (p *Pooler) awaitReady(ctx context.Context) error {
 			return conn.Close()
 		}
 		select {
-		case <-p.process.done:
-			return fmt.Errorf("it has ended (%s)", p.process.cmd.ProcessState)
+		case <-p.process.Done:
+			return fmt.Errorf("it has ended (%s)", p.process.Cmd.ProcessState)
 		case <-ctx.Done():
 			return fmt.Errorf("%w; last attempt: %w", ctx.Err(), err)
 		case <-probe.C:
@@ -128,7 +128,7 @@ func (p *Pooler) Reload(settings map[string]string) error {
 	if _, err := p.configure(); err != nil {
 		return fmt.Errorf("configure PgBouncer: %w", err)
 	}
-	return p.process.cmd.Process.Signal(syscall.SIGHUP)
+	return p.process.Cmd.Process.Signal(syscall.SIGHUP)
 }
 
 // Stop ends the pooler, and with it all connections through it.

@@ -140,9 +140,9 @@ func (s *Server) awaitReady(ctx context.Context, p *process) (int, error) {
 			return version, nil
 		}
 		select {
-		case <-p.done:
+		case <-p.Done:
 			return 0, fmt.Errorf("postgres ended before it was ready (%s); its last lines:\n%s",
-				p.cmd.ProcessState, s.log.lastLines())
+				p.Cmd.ProcessState, s.log.lastLines())
 		case <-ctx.Done():
 			return 0, fmt.Errorf("postgres is not ready: %w; last attempt: %w; its last lines:\n%s",
 				ctx.Err(), err, s.log.lastLines())
@@ -202,7 +202,7 @@ func (s *Server) Pid() int {
 	if s.process == nil {
 		return 0
 	}
-	return s.process.cmd.Process.Pid
+	return s.process.Cmd.Process.Pid
 }
 
 // freePort finds a port that nobody listens on. Somebody may take it before

@@ -3,46 +3,26 @@ package privatepg
 import (
 	"context"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
+
+	"tokenalert/internal/child"
 )
 
-// process is a child that a goroutine of its own has started and waits for.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the child has ended
-	err  error         // of its end; to be read after done
-}
+// process is a child, as a type that knows how to be stopped.
+type process struct{ *child.Process }
 
-// startProcess starts a child and returns once it runs.
-//
-// Linux sends the parent-death signal when the thread ends that forked the
-// child, not the process (prctl(2), PR_SET_PDEATHSIG), and the Go runtime may
-// end a thread at any time. The goroutine therefore keeps its thread until the
-// child is gone.
+// startProcess starts a child and returns once it runs. It gets SIGQUIT, an
+// immediate shutdown, when we are gone.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	// Wait also waits for the end of the child's output, which the backends
 	// of a killed postmaster hold open until they notice.
 	cmd.WaitDelay = 10 * time.Second
-
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		defer close(p.done)
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		<-p.done
+	p, err := child.Start(cmd, syscall.SIGQUIT)
+	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return &process{p}, nil
 }
 
 // run starts a child and waits for it, no longer than the context lasts.
@@ -52,8 +32,8 @@ func run(ctx context.Context, cmd *exec.Cmd) error {
 		return err
 	}
 	select {
-	case <-p.done:
-		return p.err
+	case <-p.Done:
+		return p.Err
 	case <-ctx.Done():
 		p.stop(ctx, kill)
 		return ctx.Err()
@@ -64,8 +44,8 @@ func run(ctx context.Context, cmd *exec.Cmd) error {
 // when the child is gone.
 func (p *process) stop(ctx context.Context, ways []shutdown) {
 	for _, way := range ways {
-		// It fails for a child that has ended, and then done is closed.
-		_ = p.cmd.Process.Signal(way.signal)
+		// It fails for a child that has ended, and then Done is closed.
+		_ = p.Cmd.Process.Signal(way.signal)
 		if way.signal == syscall.SIGKILL {
 			break
 		}
@@ -75,11 +55,11 @@ func (p *process) stop(ctx context.Context, ways []shutdown) {
 		}
 		patience := time.NewTimer(way.patience)
 		select {
-		case <-p.done:
+		case <-p.Done:
 		case <-hurry:
 		case <-patience.C:
 		}
 		patience.Stop()
 	}
-	<-p.done
+	<-p.Done
 }

@@ -64,7 +64,7 @@ func TestSweepEndsAnOrphan(t *testing.T) {
 
 	assert.NoDirExists(t, s.dir.path)
 	select {
-	case <-s.process.done:
+	case <-s.process.Done:
 	case <-time.After(eventually):
 		t.Error("the postmaster still runs")
 	}

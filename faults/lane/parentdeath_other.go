@@ -1,7 +1,0 @@
-//go:build !linux
-
-package lane
-
-import "syscall"
-
-func dieWithParent(*syscall.SysProcAttr) {}
