@@ -39,7 +39,11 @@ func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup
 		if h, err = s.hold(ctx, f.Stage); err == nil {
 			open = h.await(ctx, 350*time.Millisecond)
 			letGo = func() {
-				pause(ctx, f.Keep)
+				if f.Fence {
+					s.trace("fence", "waited", h.awaitAnother(ctx, f.Keep))
+				} else {
+					pause(ctx, f.Keep)
+				}
 				h.release()
 			}
 		}

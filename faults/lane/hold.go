@@ -49,6 +49,21 @@ func (h *held) await(ctx context.Context, within time.Duration) bool {
 	}
 }
 
+// awaitAnother waits for a tick that waits for the held one to end, and reports
+// whether one has come.
+func (h *held) awaitAnother(ctx context.Context, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		var waits bool
+		err := h.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'tokenalert tick' AND wait_event_type = 'Lock' AND $1 = ANY (pg_blocking_pids(pid)))`, h.pid).Scan(&waits)
+		if err != nil || waits || !pause(ctx, 3*time.Millisecond) {
+			return waits
+		}
+	}
+}
+
 // release lets them go on.
 func (h *held) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -51,6 +51,7 @@ type Fault struct {
 	After time.Duration // since the fault before
 	Stage Stage         // a tick that is held open there while it happens
 	Keep  time.Duration // how long the tick is held from then on
+	Fence bool          // it is let go before, as soon as another leader's tick waits for it
 	Last  time.Duration // how long until it is mended
 	Other bool          // a follower is hit, not the leader
 	Value int
@@ -82,12 +83,24 @@ func faults(r *rand.Rand, kinds []FaultKind) []Fault {
 		switch kind {
 		case Freeze, Swallow, Drop, DropBack:
 			f.Last = 1100*time.Millisecond + rand20(r)
-			if f.Stage != Anytime && r.IntN(2) == 0 { // its tick goes on when another leads
-				f.Keep = f.Last - rand20(r)
+			switch r.IntN(4) {
+			case 0, 1: // its tick commits in the middle of another leader's
+				f.Stage, f.Fence = Committing, true
+				f.Last += 300 * time.Millisecond
+				f.Keep = f.Last
+			case 2: // its tick goes on when another leads
+				if f.Stage != Anytime {
+					f.Keep = f.Last - rand20(r)
+				}
 			}
 		case Delay, Drip:
 			f.Last = 300*time.Millisecond + 2*rand20(r)
-		case Kill, Stop, Crash:
+		case Terminate, Crash: // what is cut off here must take everything with it
+			if r.IntN(2) == 0 {
+				f.Stage = Telling
+			}
+			f.Last = rand20(r)
+		case Kill, Stop:
 			f.Last = rand20(r)
 		case Cut, Exhaust, ReadOnly:
 			f.Last = 100*time.Millisecond + 2*rand20(r)
