@@ -40,7 +40,7 @@ func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup
 			open = h.await(ctx, 350*time.Millisecond)
 			letGo = func() {
 				if f.Fence {
-					s.trace("fence", "waited", h.awaitAnother(ctx, f.Keep))
+					s.trace("fence", "waited", s.awaitTickBehind(ctx, h.pid, f.Keep))
 				} else {
 					pause(ctx, f.Keep)
 				}
@@ -110,17 +110,18 @@ func (s *site) inject(ctx context.Context, f plan.Fault, w *slot, h *held) (mend
 	switch f.Kind {
 	case plan.Kill, plan.Stop:
 		signal := map[plan.FaultKind]syscall.Signal{plan.Kill: syscall.SIGKILL, plan.Stop: syscall.SIGTERM}[f.Kind]
-		if !w.signal(signal) {
+		p := w.signal(signal)
+		if p == nil {
 			return nil, errGone
 		}
 		return func() error {
-			if err := w.await(signal, stopWithin); err != nil {
+			if err := w.await(p, stopWithin); err != nil {
 				s.wrong(err)
 			}
-			return w.start()
+			return w.succeed(p)
 		}, nil
 	case plan.Freeze:
-		if !w.signal(syscall.SIGSTOP) {
+		if w.signal(syscall.SIGSTOP) == nil {
 			return nil, errGone
 		}
 		return func() error { w.signal(syscall.SIGCONT); return nil }, nil

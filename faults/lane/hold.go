@@ -16,7 +16,7 @@ type held struct {
 	site  *site
 	stage plan.Stage
 	conn  *pgx.Conn
-	pid   int // of a tick that waits
+	pid   uint32 // of a tick that waits
 }
 
 // hold takes the lock that ticks look for at the stage.
@@ -49,17 +49,21 @@ func (h *held) await(ctx context.Context, within time.Duration) bool {
 	}
 }
 
-// awaitAnother waits for a tick that waits for the held one to end, and reports
-// whether one has come.
-func (h *held) awaitAnother(ctx context.Context, within time.Duration) bool {
+// awaitTickBehind waits for a tick, within its transaction, that waits for the
+// session, and reports whether one has come.
+func (s *site) awaitTickBehind(ctx context.Context, pid uint32, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		var waits bool
-		err := h.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-			AND application_name = 'tokenalert tick' AND wait_event_type = 'Lock' AND $1 = ANY (pg_blocking_pids(pid)))`, h.pid).Scan(&waits)
-		if err != nil || waits || !pause(ctx, 3*time.Millisecond) {
-			return waits
+		err := s.control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'tokenalert tick' AND wait_event_type = 'Lock' AND xact_start < query_start
+			AND $1 = ANY (pg_blocking_pids(pid)))`, pid).Scan(&waits)
+		if err == nil && waits {
+			return true
+		}
+		if !pause(ctx, 3*time.Millisecond) {
+			return false
 		}
 	}
 }

@@ -2,6 +2,7 @@ package lane
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -247,33 +248,47 @@ func (w *writer) backlog(ctx context.Context, op plan.Op) {
 	w.correct(ctx, plan.Op{Kind: plan.ChangeTokens, Pick: newest, Value: op.Value})
 }
 
-// rewrite has rows and a correction for a tick to find, and right after them
-// gives the table another file, in which no snapshot from before sees a row.
+// rewrite has rows and a correction commit while a tick is held, and right after
+// it gives the table another file, in which no snapshot from before sees a row.
+// It commits as soon as a tick that has its snapshot waits for the table.
 func (w *writer) rewrite(ctx context.Context, op plan.Op) {
 	w.fullCounts.Store(true)
-	conn, err := w.session(ctx)
-	if err != nil {
+	var h *held
+	w.transact(ctx, op.Kind, func(tx pgx.Tx, c *oracle.Change) error {
+		err := w.insert(ctx, tx, c, op.Rows)
+		if err == nil {
+			h, err = w.hold(ctx, plan.Counting) // so that the tick which it holds has something to count
+		}
+		return err
+	})
+	if h == nil {
 		return
 	}
-	w.transactOn(ctx, conn, op.Kind, func(tx pgx.Tx, c *oracle.Change) error { return w.insert(ctx, tx, c, op.Rows) })
+	release := sync.OnceFunc(h.release)
+	defer release()
+	h.await(ctx, 150*time.Millisecond)
+	w.transact(ctx, op.Kind, func(tx pgx.Tx, c *oracle.Change) error { return w.insert(ctx, tx, c, op.Rows) })
 	w.correct(ctx, plan.Op{Kind: plan.ChangeTokens, Pick: op.Pick, Value: op.Value})
-	if conn, err = w.session(ctx); err != nil {
+	conn, err := w.session(ctx)
+	if err != nil {
 		return
 	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return
 	}
-	_, err = tx.Exec(ctx, "ALTER TABLE ai_usage_logs ALTER COLUMN request_metadata TYPE jsonb USING request_metadata || '{}'")
+	time.AfterFunc(20*time.Millisecond, release)               // by then the ALTER TABLE is next in line
+	_, err = tx.Exec(ctx, "SET LOCAL lock_timeout = '1500ms'") // after long transactions
 	if err == nil {
-		_, err = tx.Exec(ctx, "SELECT pg_sleep($1)", op.Keep.Seconds())
+		_, err = tx.Exec(ctx, "ALTER TABLE ai_usage_logs ALTER COLUMN request_metadata TYPE jsonb USING request_metadata || '{}'")
 	}
+	waited := err == nil && w.awaitTickBehind(ctx, conn.PgConn().PID(), op.Keep)
 	if err == nil {
 		err = tx.Commit(ctx) // or not: no row says another thing
 	} else {
 		_ = tx.Rollback(ctx) // it has failed
 	}
-	w.trace("op", "writer", w.n, "kind", op.Kind, "outcome", "rewritten", "error", text(err))
+	w.trace("op", "writer", w.n, "kind", op.Kind, "outcome", "rewritten", "waited", waited, "error", text(err))
 }
 
 // correct changes what is there: rows, limits, reset days, users.

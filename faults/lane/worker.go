@@ -47,9 +47,10 @@ type slot struct {
 // A process is a worker.
 type process struct {
 	*child.Process
-	name  string
-	log   string
-	asked bool // to end
+	name   string
+	log    string
+	asked  bool // to end
+	killed bool
 }
 
 func (s *slot) start() error {
@@ -99,13 +100,8 @@ func (s *slot) replaceEnded(p *process) {
 	}
 	s.site.trace("worker ended by itself", "worker", p.name, "error", text(p.Err))
 	time.Sleep(restartAfter)
-	s.mu.Lock()
-	replaced := s.process != p
-	s.mu.Unlock()
-	if !replaced && !s.site.over.Load() {
-		if err := s.start(); err != nil {
-			s.site.fail(err)
-		}
+	if err := s.succeed(p); err != nil {
+		s.site.fail(err)
 	}
 }
 
@@ -117,25 +113,27 @@ func (s *slot) httpAddress() string {
 	return net.JoinHostPort(s.line.Worker(), strconv.Itoa(9100+s.n))
 }
 
-// signal reports whether the process was there to get it.
-func (s *slot) signal(signal syscall.Signal) bool {
+// signal signals the process that is there, and returns it; nil: it has ended.
+func (s *slot) signal(signal syscall.Signal) *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p := s.process
 	select {
-	case <-s.process.Done:
-		return false
+	case <-p.Done:
+		return nil
 	default:
-		s.process.asked = s.process.asked || signal == syscall.SIGTERM || signal == syscall.SIGKILL
-		return s.process.Cmd.Process.Signal(signal) == nil
 	}
+	p.asked = p.asked || signal == syscall.SIGTERM || signal == syscall.SIGKILL
+	p.killed = p.killed || signal == syscall.SIGKILL
+	if p.Cmd.Process.Signal(signal) != nil {
+		return nil
+	}
+	return p
 }
 
-// await waits for the end of a process that got the signal.
-func (s *slot) await(signal syscall.Signal, within time.Duration) error {
-	s.signal(syscall.SIGCONT) // or it could not
-	s.mu.Lock()
-	p := s.process
-	s.mu.Unlock()
+// await waits for the end of a process that was told to.
+func (s *slot) await(p *process, within time.Duration) error {
+	_ = p.Cmd.Process.Signal(syscall.SIGCONT) // or it could not
 	select {
 	case <-p.Done:
 	case <-time.After(within):
@@ -143,10 +141,24 @@ func (s *slot) await(signal syscall.Signal, within time.Duration) error {
 		<-p.Done
 		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
 	}
-	if signal == syscall.SIGTERM && p.asked && p.Err != nil && p.began() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !p.killed && p.Err != nil && p.began() {
 		return fmt.Errorf("worker %s: %w", p.name, p.Err)
 	}
 	return nil
+}
+
+// succeed starts another in the place of a process that has ended, unless one
+// is there.
+func (s *slot) succeed(p *process) error {
+	s.mu.Lock()
+	replaced := s.process != p
+	s.mu.Unlock()
+	if replaced || s.site.over.Load() {
+		return nil
+	}
+	return s.start()
 }
 
 // began reports whether it came so far as to log, and so to hear signals.
@@ -165,8 +177,11 @@ func (s *site) stopWorkers() error {
 			if w.process == nil {
 				return
 			}
-			w.signal(syscall.SIGTERM)
-			err := w.await(syscall.SIGTERM, stopWithin)
+			p := w.signal(syscall.SIGTERM)
+			if p == nil {
+				return
+			}
+			err := w.await(p, stopWithin)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)

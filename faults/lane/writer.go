@@ -67,10 +67,6 @@ func (w *writer) transact(ctx context.Context, kind plan.OpKind, work func(pgx.T
 	if err != nil {
 		return false
 	}
-	return w.transactOn(ctx, conn, kind, work)
-}
-
-func (w *writer) transactOn(ctx context.Context, conn *pgx.Conn, kind plan.OpKind, work func(pgx.Tx, *oracle.Change) error) bool {
 	var change oracle.Change
 	tx, err := conn.Begin(ctx)
 	if err == nil {

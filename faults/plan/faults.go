@@ -60,7 +60,7 @@ type Fault struct {
 func faults(r *rand.Rand, kinds []FaultKind) []Fault {
 	n := 4 + r.IntN(2)
 	var list []Fault
-	heavy := 0 // of those that stop everything, one is enough for five seconds
+	heavy, silent := 0, 0 // of those that stop everything or outlast the lease, two are enough for five seconds
 	for len(list) < n {
 		kind := kinds[r.IntN(len(kinds))]
 		again := slices.ContainsFunc(list, func(f Fault) bool { return f.Kind == kind })
@@ -69,6 +69,11 @@ func faults(r *rand.Rand, kinds []FaultKind) []Fault {
 		}
 		if kind.stopsAll() {
 			if heavy++; heavy > 2 {
+				continue
+			}
+		}
+		if kind == Freeze || kind == Swallow || kind == Drop || kind == DropBack {
+			if silent++; silent > 2 {
 				continue
 			}
 		}

@@ -107,12 +107,13 @@ func (p *Plan) ops(r *rand.Rand, writer int) []Op {
 	case 0:
 		at(0.3, 0.9, p.op(r, writer, Backlog))
 	case 1:
-		if p.Rollover == 0 {
+		if p.Rollover == 0 && !p.migrates() { // what goes down and comes up is counted anew
+			at(0.03, 0.15, p.op(r, writer, Rewrite)) // before the first fault, mostly
 			at(0.4, 0.9, p.op(r, writer, Rewrite))
 		}
 		at(0.3, 0.9, p.op(r, writer, SetLimit))
 	case 2:
-		if p.Rollover == 0 && r.IntN(4) == 0 {
+		if p.Rollover == 0 && r.IntN(6) == 0 {
 			at(0.05, 0.2, p.op(r, writer, Truncate))
 		}
 		at(0.3, 0.9, p.op(r, writer, DeleteUser))
@@ -150,7 +151,9 @@ func (p *Plan) op(r *rand.Rand, writer int, kind OpKind) Op {
 		op.Undo = true
 	case HoldUser:
 		op.Keep = 50*time.Millisecond + exponential(r, 60*time.Millisecond)
-	case Rewrite, Truncate:
+	case Rewrite:
+		op.Keep = 300 * time.Millisecond
+	case Truncate:
 		op.Keep = 20*time.Millisecond + time.Duration(r.IntN(50))*time.Millisecond
 	case Backlog:
 		rows, op.Keep = 1400+r.IntN(400), 120*time.Millisecond

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -47,13 +48,14 @@ type User struct {
 const (
 	writers       = 4
 	sharedUsers   = 6
-	ownedUsers    = 9 // of each writer
-	opsPerWriter  = 40
+	ownedUsers    = 9 // of each writer, who use something again and again
+	opsPerWriter  = 30
+	oncePerWriter = 10
 	bulkPerWriter = 4
 	rowsPerBulk   = 180
 	pauseMean     = 32 * time.Millisecond
 	firstFault    = 150 * time.Millisecond
-	pauseFault    = 380 * time.Millisecond
+	pauseFault    = 250 * time.Millisecond
 )
 
 // RolloverAfter is how long after the first insert a period ends.
@@ -68,12 +70,8 @@ func New(seed uint64, kinds []FaultKind) *Plan {
 		Zone:      pick(r, "UTC", "America/Bogota", "Asia/Kolkata", "Europe/Madrid"),
 	}
 	p.Faults = faults(r, kinds)
-	migrates := false
-	for _, f := range p.Faults {
-		migrates = migrates || f.Kind == Migrate
-	}
 	// Taking the schema down takes the moved clock with it.
-	if !migrates {
+	if !p.migrates() {
 		p.AheadDays = r.IntN(60)
 		if r.IntN(3) == 0 {
 			p.Rollover = 1 + r.IntN(28)
@@ -85,10 +83,15 @@ func New(seed uint64, kinds []FaultKind) *Plan {
 		p.Writers = append(p.Writers, p.ops(r, w))
 	}
 	p.setLimits(r)
-	if p.Bell && r.IntN(2) == 0 {
+	p.addOnce(r)
+	if p.Bell && r.IntN(4) > 0 {
 		p.makeLull(r)
 	}
 	return p
+}
+
+func (p *Plan) migrates() bool {
+	return slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Kind == Migrate })
 }
 
 func (p *Plan) makeUsers(r *rand.Rand) {
@@ -136,6 +139,19 @@ func (p *Plan) setLimits(r *rand.Rand) {
 			share /= 2
 		}
 		u.Limit = max(1, int(float64(used[i])*share))
+	}
+}
+
+// addOnce has users use something once, and cross by it: what is lost then, no
+// later row brings back.
+func (p *Plan) addOnce(r *rand.Rand) {
+	for w, ops := range p.Writers {
+		for range oncePerWriter {
+			op := Op{Kind: Insert, After: exponential(r, pauseMean), Rows: []Row{{User: len(p.Users), Tokens: 800 + r.IntN(250)}}}
+			p.Users = append(p.Users, User{Owner: w, Limit: 1000, ResetDay: 1 + r.IntN(28)})
+			ops = slices.Insert(ops, r.IntN(len(ops)+1), op)
+		}
+		p.Writers[w] = ops
 	}
 }
 

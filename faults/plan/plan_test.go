@@ -32,7 +32,7 @@ func TestASeedIsASchedule(t *testing.T) {
 
 func TestEverySortOfThingHappens(t *testing.T) {
 	ops, faults := map[OpKind]int{}, map[FaultKind]int{}
-	for seed := range uint64(100) {
+	for seed := range uint64(200) {
 		p := New(seed, FaultKinds)
 		for _, w := range p.Writers {
 			for _, op := range w {
