@@ -168,7 +168,7 @@ func (s *soaked) text(length time.Duration) (string, bool) {
 	}
 	if n := len(s.samples); n > 0 {
 		last := s.samples[n-1]
-		_, _ = fmt.Fprintf(&b, "the chain of ticks, which is kept for a week: %.1f MB\n", float64(last.Tables["ticks"])/1e6)
+		_, _ = fmt.Fprintf(&b, "the chain of ticks, which is kept for a day: %.1f MB\n", float64(last.Tables["ticks"])/1e6)
 	}
 	return b.String(), grown
 }

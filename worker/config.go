@@ -62,7 +62,7 @@ type Config struct {
 	// TickTarget is what the slice of a bounded tick is adapted to.
 	TickTarget time.Duration `env:"TOKENALERT_TICK_TARGET" envDefault:"500ms" help:"how long a tick should take while catching up"`
 	// TickRetention is the age at which rows of the tick chain are pruned.
-	TickRetention time.Duration `env:"TOKENALERT_TICK_RETENTION" envDefault:"168h" help:"how long the history of ticks is kept"`
+	TickRetention time.Duration `env:"TOKENALERT_TICK_RETENTION" envDefault:"24h" help:"how long the history of ticks is kept"`
 	// ReconcileInterval 0 leaves reconciling to the command.
 	ReconcileInterval time.Duration `env:"TOKENALERT_RECONCILE_INTERVAL" envDefault:"24h" help:"how often totals are compared with the rows; 0 is never"`
 
