@@ -55,6 +55,11 @@ func ApplyEmail(ctx context.Context, conn *pgx.Conn) error {
 	return apply(ctx, conn, []string{"email_services", "email_templates"})
 }
 
+// ApplyTrigger adds the host's own alerts to a CMS database that has none.
+func ApplyTrigger(ctx context.Context, conn *pgx.Conn) error {
+	return apply(ctx, conn, []string{"token_limit_trigger"})
+}
+
 func apply(ctx context.Context, conn *pgx.Conn, names []string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, name := range names {
