@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+
+	"tokenalert/internal/host"
 )
 
 // A competitor is a way to tell users. Its methods work on a database of the
@@ -79,7 +81,14 @@ func rotated[T any](all []T, turn int) []T {
 //go:embed sql/*.sql
 var files embed.FS
 
-// script runs files of this folder.
+// tellable makes what notify and outbox write, and what is their own.
+func (db *database) tellable(ctx context.Context, own string) error {
+	if err := host.ApplyNotifications(ctx, db.control); err != nil {
+		return err
+	}
+	return db.script(ctx, "alerts", own)
+}
+
 func (db *database) script(ctx context.Context, names ...string) error {
 	for _, name := range names {
 		text, err := files.ReadFile("sql/" + name + ".sql")

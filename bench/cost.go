@@ -24,6 +24,7 @@ type costPlay struct {
 	Seconds    float64 `json:"seconds"`
 	Rate       float64 `json:"rows_per_second"`
 	P99        float64 `json:"p99_ms"`
+	Behind     float64 `json:"behind_seconds"` // what the worker took after the last insert to tell all
 }
 
 // commits are how a commit behaves, for the writers and the worker alike.
@@ -138,9 +139,11 @@ func (c *cost) measure(ctx context.Context, db *database, m *costPlay) error {
 	if err := c.insert(ctx, db, m); err != nil {
 		return err
 	}
+	ended := time.Now()
 	if _, err := db.finished(ctx); err != nil {
 		return err
 	}
+	m.Behind = time.Since(ended).Seconds()
 	return db.stop()
 }
 

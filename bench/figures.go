@@ -18,34 +18,43 @@ type costKey struct {
 
 func (m costPlay) key() costKey { return costKey{m.History, m.Commit, m.Clients} }
 
-// costKeys are the settings that were played, in that order.
-func (r *results) costKeys() []costKey {
-	var keys []costKey
-	for _, m := range r.Cost {
-		if !slices.Contains(keys, m.key()) {
-			keys = append(keys, m.key())
+func (r *results) costKeys() []costKey { return distinct(r.Cost, costPlay.key) }
+func (r *results) rates() []float64 {
+	return distinct(r.Latency, func(m latencyPlay) float64 { return m.Rate })
+}
+
+func (r *results) backlogs() []backlog {
+	return distinct(r.CatchUp, func(m catchUpPlay) backlog { return m.Backlog })
+}
+
+// distinct are the settings that were played, in that order.
+func distinct[T any, K comparable](plays []T, setting func(T) K) []K {
+	var all []K
+	for _, p := range plays {
+		if k := setting(p); !slices.Contains(all, k) {
+			all = append(all, k)
 		}
 	}
-	return keys
+	return all
 }
 
 // A costFigure is a competitor under one setting, over the rounds.
-type costFigure struct{ ratio, rate, p99 spread }
+type costFigure struct{ ratio, rate, p99, behind spread }
 
 func (r *results) costFigure(key costKey, competitor string) costFigure {
-	var ratios, rates, p99s []float64
+	var ratios, rates, p99s, behind []float64
 	for _, m := range r.Cost {
 		if m.key() != key || m.Competitor != competitor {
 			continue
 		}
-		rates, p99s = append(rates, m.Rate), append(p99s, m.P99)
+		rates, p99s, behind = append(rates, m.Rate), append(p99s, m.P99), append(behind, m.Behind)
 		for _, base := range r.Cost {
 			if base.key() == key && base.Round == m.Round && base.Competitor == baseline.key {
 				ratios = append(ratios, m.Rate/base.Rate)
 			}
 		}
 	}
-	return costFigure{spreadOf(ratios), spreadOf(rates), spreadOf(p99s)}
+	return costFigure{spreadOf(ratios), spreadOf(rates), spreadOf(p99s), spreadOf(behind)}
 }
 
 // latencyFigure is the spread over the rounds of one percentile.
@@ -57,17 +66,6 @@ func (r *results) latencyFigure(rate float64, competitor string, q float64) spre
 		}
 	}
 	return spreadOf(values)
-}
-
-// rates that were played, in that order.
-func (r *results) rates() []float64 {
-	var rates []float64
-	for _, m := range r.Latency {
-		if !slices.Contains(rates, m.Rate) {
-			rates = append(rates, m.Rate)
-		}
-	}
-	return rates
 }
 
 // counted is how often a competitor was measured at a rate, and how many of its
@@ -117,17 +115,6 @@ func orNaN(v float64) float64 {
 		return math.NaN()
 	}
 	return v
-}
-
-// backlogs that were played, in that order.
-func (r *results) backlogs() []backlog {
-	var all []backlog
-	for _, m := range r.CatchUp {
-		if !slices.Contains(all, m.Backlog) {
-			all = append(all, m.Backlog)
-		}
-	}
-	return all
 }
 
 // played are the competitors of whom there is a figure, in the order of the

@@ -56,8 +56,10 @@ var (
 		Clients: []int{1, 16, 32, 64}, Histories: []int{0, 1_000_000}, Slice: 5 * time.Second,
 		Rates: []float64{2, 20, 200, 2000}, RateFor: 30 * time.Second, RateRows: 20_000, IdleRows: 10, IdlePause: 3 * time.Second,
 		Backlogs: []backlog{
-			{1_000_000, 100_000, evenly}, {1_000_000, 100_000, zipf},
-			{10_000_000, 100_000, evenly}, {10_000_000, 100_000, zipf},
+			{1_000_000, 100_000, evenly},
+			{1_000_000, 100_000, zipf},
+			{10_000_000, 100_000, evenly},
+			{10_000_000, 100_000, zipf},
 		},
 	}
 	smoke = form{

@@ -16,7 +16,7 @@ func (hostTrigger) install(ctx context.Context, db *database) error {
 	if err := host.ApplyTrigger(ctx, db.control); err != nil {
 		return err
 	}
-	return db.script(ctx, "notifications")
+	return host.ApplyNotifications(ctx, db.control)
 }
 
 func (hostTrigger) worker(*database) *exec.Cmd                       { return nil }

@@ -18,7 +18,7 @@ import (
 type notify struct{}
 
 func (notify) install(ctx context.Context, db *database) error {
-	return db.script(ctx, "notifications", "alerts", "notify")
+	return db.tellable(ctx, "notify")
 }
 
 func (notify) worker(db *database) *exec.Cmd { return ourWorker("notify", db.hostURL()) }

@@ -22,15 +22,16 @@ func (s spread) show(format func(float64) string) string {
 	return fmt.Sprintf("%s (%s–%s)", middle, low, high)
 }
 
-func ratio(v float64) string  { return fmt.Sprintf("%.2f×", v) }
-func tenths(v float64) string { return fmt.Sprintf("%.1f", v) }
+func ratio(v float64) string      { return fmt.Sprintf("%.2f×", v) }
+func tenths(v float64) string     { return fmt.Sprintf("%.1f", v) }
+func hundredths(v float64) string { return fmt.Sprintf("%.2f", v) }
 
 // markdown is the report. Its pictures are in a folder, whose name ends with a
 // slash; empty: beside it.
 func (r *results) markdown(folder string) string {
 	var b strings.Builder
 	m := r.Machine
-	_, _ = fmt.Fprintf(&b, "PostgreSQL %s, %s %s, %d cores (%s), %s MB of memory; %s form, %d rounds, %s, %s.\n\n",
+	_, _ = fmt.Fprintf(&b, "PostgreSQL %s, %s %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, took %s.\n\n",
 		r.PostgreSQL, m.Go, m.System, m.Cores, m.CPU, thousands(float64(m.MemoryMB)),
 		r.Form.Name, r.Rounds, r.Began.Format(time.DateOnly), r.Took.Round(time.Second))
 	var said []string
@@ -74,14 +75,16 @@ func (r *results) writeCost(b *strings.Builder) {
 			}
 			_, _ = fmt.Fprintf(b, " %d %s | rows/s | p99, ms |", k.clients, name)
 		}
-		b.WriteString(" alerts |\n|---|" + strings.Repeat("---|---:|---:|", len(columns)) + "---|\n")
+		b.WriteString(" behind, s | alerts |\n|---|" + strings.Repeat("---|---:|---:|", len(columns)) + "---:|---|\n")
 		for _, e := range played(r.Cost, costPlay.competitor) {
 			b.WriteString("| " + e.label + " |")
+			behind := 0.0
 			for _, k := range columns {
 				f := r.costFigure(k, e.key)
-				_, _ = fmt.Fprintf(b, " %s | %s | %s |", f.ratio.show(ratio), f.rate.show(thousands), f.p99.show(tenths))
+				_, _ = fmt.Fprintf(b, " %s | %s | %s |", f.ratio.show(ratio), f.rate.show(thousands), f.p99.show(hundredths))
+				behind = max(behind, f.behind.Max)
 			}
-			b.WriteString(" " + r.verdictOf(cellCost, historyName(key.history), e.key) + " |\n")
+			_, _ = fmt.Fprintf(b, " %.1f | %s |\n", behind, r.verdictOf(cellCost, historyName(key.history), e.key))
 		}
 	}
 }

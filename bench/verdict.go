@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -27,19 +28,19 @@ func (v verdict) String() string {
 	if v.right() {
 		return "right"
 	}
-	text := ""
+	var said []string
 	for _, part := range []struct {
 		n    int
 		name string
 	}{{v.Lost, "lost"}, {v.Doubled, "doubled"}, {v.Early, "early"}} {
 		if part.n > 0 {
-			text += fmt.Sprintf("%d %s, ", part.n, part.name)
+			said = append(said, fmt.Sprintf("%d %s", part.n, part.name))
 		}
 	}
 	if v.Unfinished {
-		text += "did not finish, "
+		said = append(said, "did not finish")
 	}
-	return text + fmt.Sprintf("of %d", v.Expected)
+	return fmt.Sprintf("%s, of %d", strings.Join(said, ", "), v.Expected)
 }
 
 // add sums the verdicts of several rounds.
