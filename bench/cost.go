@@ -74,43 +74,50 @@ func (c *cost) steps() int {
 	return len(c.templates) * len(commits) * len(c.form.Clients) * len(c.variants())
 }
 
-// play has a database for each competitor, and under each setting measures them
-// one after the other, so that the machine is the same for all.
-func (c *cost) play(ctx context.Context, round int) (err error) {
+// play has a database for each competitor, with and without history.
+func (c *cost) play(ctx context.Context, round int) error {
 	for _, t := range c.templates {
 		var dbs []*database
-		defer func() { err = errors.Join(err, stopAll(dbs)) }()
 		for _, e := range c.variants() {
 			db, err := c.settled(ctx, t, e)
-			if err != nil {
-				return err
-			}
 			dbs = append(dbs, db)
+			if err != nil {
+				return errors.Join(err, stopAll(dbs))
+			}
 		}
-		turn := round
-		for _, commit := range commits {
-			for _, clients := range c.form.Clients {
-				for _, db := range rotated(dbs, turn) {
-					m := costPlay{Round: round + 1, Competitor: db.key, History: t.rows, Commit: commit.name, Clients: clients}
-					if err := db.set(ctx, commit.settings); err != nil {
-						return err
-					}
-					if err := c.measure(ctx, db, &m); err != nil {
-						return fmt.Errorf("%s, %d clients, %s: %w", commit.name, clients, db.key, err)
-					}
-					c.results.Cost = append(c.results.Cost, m)
-					c.step("%d rows before, %s, %d clients, %s: %.0f rows/s, p99 %.1f ms", t.rows, commit.name, clients, db.key, m.Rate, m.P99)
+		if err := c.playOne(ctx, t, dbs, round); err != nil {
+			return errors.Join(err, stopAll(dbs))
+		}
+	}
+	return nil
+}
+
+// playOne measures all under each setting one after the other, so that the
+// machine is the same for all, and checks them at the end.
+func (c *cost) playOne(ctx context.Context, t *template, dbs []*database, round int) error {
+	turn := round
+	for _, commit := range commits {
+		for _, clients := range c.form.Clients {
+			for _, db := range rotated(dbs, turn) {
+				m := costPlay{Round: round + 1, Competitor: db.key, History: t.rows, Commit: commit.name, Clients: clients}
+				if err := db.set(ctx, commit.settings); err != nil {
+					return err
 				}
-				turn++
+				if err := c.measure(ctx, db, &m); err != nil {
+					return fmt.Errorf("%s, %d clients, %s: %w", commit.name, clients, db.key, err)
+				}
+				c.results.Cost = append(c.results.Cost, m)
+				c.step("%s, %s, clients: %d, %s: %.0f rows/s, p99 %.1f ms", historyName(t.rows), commit.name, clients, db.key, m.Rate, m.P99)
 			}
+			turn++
 		}
-		for _, db := range dbs {
-			if err := db.start(ctx); err != nil {
-				return err
-			}
-			if err := c.check(ctx, db, cellCost, historyName(t.rows), round+1); err != nil {
-				return err
-			}
+	}
+	for _, db := range dbs {
+		if err := db.start(ctx); err != nil {
+			return err
+		}
+		if err := c.check(ctx, db, cellCost, historyName(t.rows), round+1); err != nil {
+			return err
 		}
 	}
 	return nil

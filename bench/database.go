@@ -147,7 +147,7 @@ func (db *database) await(ctx context.Context, within time.Duration, ask func() 
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ended:
-			return fmt.Errorf("the worker ended by itself: %w", db.stop())
+			return errors.Join(errors.New("the worker ended by itself"), db.stop())
 		case <-time.After(probeEvery):
 		}
 	}

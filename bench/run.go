@@ -97,7 +97,9 @@ func (p *player) check(ctx context.Context, db *database, cell, part string, rou
 func stopAll(dbs []*database) error {
 	var errs []error
 	for _, db := range dbs {
-		errs = append(errs, db.stop())
+		if db != nil { // it was not even made
+			errs = append(errs, db.stop())
+		}
 	}
 	return errors.Join(errs...)
 }
