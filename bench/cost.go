@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,7 @@ type costPlay struct {
 	Rate       float64 `json:"rows_per_second"`
 	P99        float64 `json:"p99_ms"`
 	Behind     float64 `json:"behind_seconds"` // what the worker took after the last insert to tell all
+	latencies  []float64
 }
 
 // commits are how a commit behaves, for the writers and the worker alike.
@@ -92,24 +94,37 @@ func (c *cost) play(ctx context.Context, round int) error {
 	return nil
 }
 
-// playOne measures all under each setting one after the other, so that the
-// machine is the same for all, and checks them at the end.
+// playOne measures all under each setting, turn by turn, so that the machine is
+// the same for all, and checks them at the end.
 func (c *cost) playOne(ctx context.Context, t *template, dbs []*database, round int) error {
 	turn := round
 	for _, commit := range commits {
+		for _, db := range dbs {
+			if err := db.set(ctx, commit.settings); err != nil {
+				return err
+			}
+		}
 		for _, clients := range c.form.Clients {
-			for _, db := range rotated(dbs, turn) {
-				m := costPlay{Round: round + 1, Competitor: db.key, History: t.rows, Commit: commit.name, Clients: clients}
-				if err := db.set(ctx, commit.settings); err != nil {
+			plays := map[*database]*costPlay{}
+			for _, db := range dbs {
+				plays[db] = &costPlay{Round: round + 1, Competitor: db.key, History: t.rows, Commit: commit.name, Clients: clients}
+			}
+			for range c.form.Turns {
+				for _, db := range rotated(dbs, turn) {
+					if err := c.measure(ctx, db, plays[db]); err != nil {
+						return fmt.Errorf("%s, %d clients, %s: %w", commit.name, clients, db.key, err)
+					}
+				}
+				turn++
+			}
+			for _, db := range dbs {
+				m := plays[db]
+				if err := m.sum(); err != nil {
 					return err
 				}
-				if err := c.measure(ctx, db, &m); err != nil {
-					return fmt.Errorf("%s, %d clients, %s: %w", commit.name, clients, db.key, err)
-				}
-				c.results.Cost = append(c.results.Cost, m)
+				c.results.Cost = append(c.results.Cost, *m)
 				c.step("%s, %s, clients: %d, %s: %.0f rows/s, p99 %.1f ms", historyName(t.rows), commit.name, clients, db.key, m.Rate, m.P99)
 			}
-			turn++
 		}
 	}
 	for _, db := range dbs {
@@ -150,12 +165,12 @@ func (c *cost) measure(ctx context.Context, db *database, m *costPlay) error {
 	if _, err := db.finished(ctx); err != nil {
 		return err
 	}
-	m.Behind = time.Since(ended).Seconds()
+	m.Behind = max(m.Behind, time.Since(ended).Seconds())
 	return db.stop()
 }
 
 // insert has each client log one call after the other, on a connection of its
-// own. What comes in the first fifth of a slice more is not measured.
+// own, for a slice and a fifth more at its beginning, which is not measured.
 func (c *cost) insert(ctx context.Context, db *database, m *costPlay) error {
 	latencies := make([][]float64, m.Clients)
 	from := time.Now().Add(c.form.Slice / 5)
@@ -186,15 +201,19 @@ func (c *cost) insert(ctx context.Context, db *database, m *costPlay) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	var all []float64
-	for _, l := range latencies {
-		all = append(all, l...)
+	m.latencies = slices.Concat(append(latencies, m.latencies)...)
+	m.Seconds += c.form.Slice.Seconds()
+	return nil
+}
+
+// sum works out the figures of all turns.
+func (m *costPlay) sum() error {
+	m.Rows = len(m.latencies)
+	if m.Rows == 0 {
+		return fmt.Errorf("%s: not one row in %.1f s", m.Competitor, m.Seconds)
 	}
-	if len(all) == 0 {
-		return fmt.Errorf("not one row in %s", c.form.Slice)
-	}
-	m.Rows, m.Seconds = len(all), c.form.Slice.Seconds()
-	m.Rate, m.P99 = float64(m.Rows)/m.Seconds, percentile(all, 0.99)
+	m.Rate, m.P99 = float64(m.Rows)/m.Seconds, percentile(m.latencies, 0.99)
+	m.latencies = nil // there may be a million
 	return nil
 }
 

@@ -19,7 +19,8 @@ type form struct {
 	// What an insert costs.
 	Clients   []int         `json:"clients"`
 	Histories []int         `json:"histories"` // rows of the month that are there before
-	Slice     time.Duration `json:"slice_ns"`  // how long one competitor is measured under one setting
+	Turns     int           `json:"turns"`     // of each competitor, under each setting, in each round
+	Slice     time.Duration `json:"slice_ns"`  // how long a turn is measured
 
 	// From commit to alert.
 	Rates     []float64     `json:"rates"`       // rows a second
@@ -47,13 +48,13 @@ const (
 var (
 	subset = form{
 		Name: "subset", Rounds: 3,
-		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Slice: 2 * time.Second,
+		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: time.Second,
 		Rates: []float64{2, 20, 200}, RateFor: 6 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 	}
 	everything = form{
 		Name: "full", Rounds: 5,
-		Clients: []int{1, 16, 32, 64}, Histories: []int{0, 1_000_000}, Slice: 5 * time.Second,
+		Clients: []int{1, 16, 32, 64}, Histories: []int{0, 1_000_000}, Turns: 3, Slice: 2 * time.Second,
 		Rates: []float64{2, 20, 200, 2000}, RateFor: 30 * time.Second, RateRows: 20_000, IdleRows: 10, IdlePause: 3 * time.Second,
 		Backlogs: []backlog{
 			{1_000_000, 100_000, evenly},
@@ -64,7 +65,7 @@ var (
 	}
 	smoke = form{
 		Name: "quick", Rounds: 1,
-		Clients: []int{4}, Histories: []int{1000}, Slice: 300 * time.Millisecond,
+		Clients: []int{4}, Histories: []int{1000}, Turns: 1, Slice: 300 * time.Millisecond,
 		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
 		Backlogs: []backlog{{5000, 500, zipf}},
 	}

@@ -103,7 +103,7 @@ for each cell. By default it plays a subset, in about 15 minutes on two cores.`,
 	f.BoolVar(&quick, "quick", false, "a smoke test: see that everything works; the figures mean nothing")
 	f.BoolVar(&full, "full", false, "all cells in full, which takes hours")
 	f.IntVar(&rounds, "rounds", 0, "how often each competitor is played; 0: as the form has it")
-	f.DurationVar(&slice, "slice", 0, "how long the inserts of a competitor are measured under one setting; 0: as the form has it")
+	f.DurationVar(&slice, "slice", 0, "how long inserts are measured in each turn; 0: as the form has it")
 	f.StringSliceVar(&o.only, "only", nil, "which cells; empty: all")
 	f.StringSliceVar(&o.competitors, "competitor", nil, "which competitors, beside the one without a trigger; empty: all")
 	f.StringVar(&o.results, "results", "bench/results", "the folder that results are written to")

@@ -19,7 +19,7 @@ func (s spread) show(format func(float64) string) string {
 	if low == high {
 		return middle
 	}
-	return fmt.Sprintf("%s (%s–%s)", middle, low, high)
+	return fmt.Sprintf("%s (%s–%s)", middle, strings.TrimSuffix(low, "×"), strings.TrimSuffix(high, "×"))
 }
 
 func ratio(v float64) string      { return fmt.Sprintf("%.2f×", v) }

@@ -50,6 +50,7 @@ func TestSpread(t *testing.T) {
 	assert.True(t, math.IsNaN(spreadOf([]float64{nan}).Median))
 	assert.Equal(t, "–", spreadOf(nil).show(ratio))
 	assert.Equal(t, "0.97×", spread{0.971, 0.972, 0.974}.show(ratio))
+	assert.Equal(t, "0.97× (0.90–1.01)", spread{0.9, 0.97, 1.01}.show(ratio))
 	assert.Equal(t, "1,250 (900–2,000)", spread{900, 1250, 2000}.show(thousands))
 }
 
