@@ -96,7 +96,7 @@ func (r *results) writeLatency(b *strings.Builder) {
 	for _, m := range r.Latency {
 		looks.Median, looks.Max = max(looks.Median, m.LookP50), max(looks.Max, m.LookP99)
 	}
-	_, _ = fmt.Fprintf(b, "\nMilliseconds. The observer looked again after %.1f ms at most in the median of a play, and in 99 %% of all looks within %.1f ms.\n", looks.Median, looks.Max)
+	_, _ = fmt.Fprintf(b, "\nIn milliseconds. The observer's looks were %.1f ms apart in the median, and in 99 %% of cases %.1f ms at the most (of all plays, the worst).\n", looks.Median, looks.Max)
 	b.WriteString("\n| | | p50 | p90 | p99 | maximum | rows | alerts |\n|---|---|---:|---:|---:|---:|---:|---|\n")
 	for _, rate := range r.rates() {
 		for _, e := range played(r.Latency, latencyPlay.competitor) {
