@@ -6,6 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"tokenalert/internal/host"
 )
 
 // A catchUpPlay is how one competitor dealt with a backlog.
@@ -24,6 +29,9 @@ type catchUpPlay struct {
 // rowsPerTransaction of the backlog: a transaction of its own for each row
 // would take most of the time.
 const rowsPerTransaction = 1000
+
+// writersRate is how many rows a second the host goes on to write meanwhile.
+const writersRate = 100
 
 type catchUp struct {
 	*player
@@ -84,27 +92,51 @@ func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round in
 	db.logTicks = true
 	m := catchUpPlay{Round: round + 1, Competitor: db.key, Backlog: b}
 	began := time.Now()
+	goOn, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var writer errgroup.Group
+	writer.Go(func() error { return goOnWriting(goOn, db) })
 	// Who asks the worker whether it is done waits until it can hear.
-	if err := db.start(ctx); err != nil {
-		return err
-	}
-	if _, err := db.finished(ctx); err != nil {
-		return err
+	err := db.start(ctx)
+	if err == nil {
+		_, err = db.finished(ctx)
 	}
 	took := time.Since(began)
+	cancel()
+	if err := errors.Join(err, writer.Wait()); err != nil {
+		return err
+	}
 	m.Seconds, m.Rate, m.PeakBytes = took.Seconds(), float64(b.Rows)/took.Seconds(), db.peakBytes()
-	var err error
 	if m.LongestTick, m.Ticks, err = longestTick(db.log); err != nil {
 		return err
 	}
-	v, err := audit(ctx, db.control)
+	v, err := c.check(ctx, db, cellCatchUp, b.String(), round+1)
 	if err != nil {
 		return err
 	}
-	m.Lost = v.Lost > 0
+	m.Lost = v.Lost > 0 || v.Unfinished
 	c.results.CatchUp = append(c.results.CatchUp, m)
 	c.step("%s, %s: %.1f s, %.0f rows/s, %d MB", b, db.key, m.Seconds, m.Rate, m.PeakBytes>>20)
-	return c.check(ctx, db, cellCatchUp, b.String(), round+1)
+	return nil
+}
+
+// goOnWriting logs calls of one user after the other, writersRate a second,
+// while a backlog is counted.
+func goOnWriting(ctx context.Context, db *database) error {
+	conn, err := pgx.Connect(ctx, db.hostURL())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all has committed
+	for i := 0; sleep(ctx, time.Second/writersRate) == nil; i++ {
+		u := db.users[i%len(db.users)]
+		// What was begun is finished: it is to be counted.
+		if err := host.LogUsage(context.WithoutCancel(ctx), conn, u.id, u.organization, 1+rand.IntN(tokensPerCall)); err != nil {
+			return err
+		}
+		db.rows.Add(1)
+	}
+	return nil
 }
 
 // load writes the backlog, past the worker, which is dead.

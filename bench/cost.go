@@ -131,7 +131,7 @@ func (c *cost) playOne(ctx context.Context, t *template, dbs []*database, round 
 		if err := db.start(ctx); err != nil {
 			return err
 		}
-		if err := c.check(ctx, db, cellCost, historyName(t.rows), round+1); err != nil {
+		if _, err := c.check(ctx, db, cellCost, historyName(t.rows), round+1); err != nil {
 			return err
 		}
 	}

@@ -112,7 +112,8 @@ func (l *latency) playOne(ctx context.Context, db *database, round int) error {
 		l.results.Latency = append(l.results.Latency, m)
 		l.step("%s, %s: p50 %.1f ms, p99 %.1f ms", rateName(rate), db.key, percentile(m.Milliseconds, 0.5), percentile(m.Milliseconds, 0.99))
 	}
-	return l.check(ctx, db, cellLatency, "", round+1)
+	_, err := l.check(ctx, db, cellLatency, "", round+1)
+	return err
 }
 
 // measure logs a call for each user, with a pause before each, while an

@@ -74,15 +74,15 @@ func (p *player) step(format string, args ...any) {
 
 // check waits until the database's competitor has done all, compares what it
 // told with a count by plain SQL, and takes the database away.
-func (p *player) check(ctx context.Context, db *database, cell, part string, round int) error {
+func (p *player) check(ctx context.Context, db *database, cell, part string, round int) (verdict, error) {
 	finished, err := db.finished(ctx)
 	if err != nil {
-		return fmt.Errorf("%s, %s: %w", cell, db.key, err)
+		return verdict{}, fmt.Errorf("%s, %s: %w", cell, db.key, err)
 	}
+	var v verdict
 	if db.key != baseline.key {
-		v, err := audit(ctx, db.control)
-		if err != nil {
-			return fmt.Errorf("%s, %s: %w", cell, db.key, err)
+		if v, err = audit(ctx, db.control); err != nil {
+			return v, fmt.Errorf("%s, %s: %w", cell, db.key, err)
 		}
 		v.Cell, v.Part, v.Round, v.Competitor, v.Unfinished = cell, part, round, db.key, !finished
 		p.results.Verdicts = append(p.results.Verdicts, v)
@@ -90,7 +90,7 @@ func (p *player) check(ctx context.Context, db *database, cell, part string, rou
 			p.say(fmt.Sprintf("%s, %s, %s: %s", cell, part, db.key, v), p.options)
 		}
 	}
-	return db.drop(ctx)
+	return v, db.drop(ctx)
 }
 
 // stopAll stops the workers that an error has left.
