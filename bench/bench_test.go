@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,7 +92,7 @@ func TestOptions(t *testing.T) {
 	for _, e := range only.variants() {
 		names = append(names, e.key)
 	}
-	assert.Equal(t, []string{"none", "tokenalert", "tokenalert-dead"}, names)
+	assert.Equal(t, []string{"none", "tokenalert", "none-again", "tokenalert-dead"}, names)
 	require.ErrorContains(t, options{only: []string{"speed"}}.validate(), "--only speed")
 	require.ErrorContains(t, options{competitors: []string{"river"}}.validate(), "--competitor river")
 }
@@ -105,9 +106,13 @@ func TestVerdictsAreSaid(t *testing.T) {
 		{Cell: cellCost, Competitor: "notify", Round: 2, Expected: 10, Lost: 3, Doubled: 1},
 		{Cell: cellCost, Competitor: "host", Round: 1, Expected: 10, Unfinished: true},
 	}}
-	assert.Equal(t, "all 1,500 right", r.verdictOf(cellCost, "", "outbox"))
-	assert.Equal(t, "**WRONG**: 3 lost, 1 doubled, of 20", r.verdictOf(cellCost, "", "notify"))
-	assert.Equal(t, "**WRONG**: did not finish, of 10", r.verdictOf(cellCost, "", "host"))
-	assert.Equal(t, "not checked", r.verdictOf(cellCost, "", "tokenalert"))
-	assert.Equal(t, "tells nobody", r.verdictOf(cellCost, "", "none"))
+	assert.Equal(t, "all 1,500 right", r.verdictOf(cellCost, "", named("outbox")))
+	assert.Equal(t, "**WRONG**: 3 lost, 1 doubled, of 20", r.verdictOf(cellCost, "", named("notify")))
+	assert.Equal(t, "**WRONG**: did not finish, of 10", r.verdictOf(cellCost, "", named("host")))
+	assert.Equal(t, "not checked", r.verdictOf(cellCost, "", named("tokenalert")))
+	assert.Equal(t, "tells nobody", r.verdictOf(cellCost, "", named("none")))
+}
+
+func named(key string) entry {
+	return entries[slices.IndexFunc(entries, func(e entry) bool { return e.key == key })]
 }

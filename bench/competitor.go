@@ -28,43 +28,48 @@ type competitor interface {
 type entry struct {
 	key, label string
 	competitor
-	dead bool // while inserts are measured, its worker does not run
+	extra bool // played in the first cell only
+	dead  bool // while inserts are measured, its worker does not run
 }
+
+// silent tells nobody.
+func (e entry) silent() bool { return e.competitor == none{} }
 
 var baseline = entry{key: "none", label: "no trigger", competitor: none{}}
 
 var entries = []entry{
 	baseline,
+	{key: "none-again", label: "no trigger, once more", competitor: none{}, extra: true},
 	{key: "host", label: "the host's trigger", competitor: hostTrigger{}},
 	{key: "notify", label: "notify for each row", competitor: notify{}},
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
-	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, dead: true},
+	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
 }
 
 func keys() []string {
 	var all []string
 	for _, e := range entries {
-		if !e.dead {
+		if !e.extra {
 			all = append(all, e.key)
 		}
 	}
 	return all
 }
 
-// chosen are the competitors that are to be played, without those whose worker
-// is dead.
+// chosen are the competitors that are to be played, without extras.
 func (o options) chosen() []entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool {
-		return e.dead || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
+		return e.extra || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
 	})
 }
 
-// variants are chosen, and those whose worker is dead.
+// variants are chosen, and their extras: the one without a trigger a second
+// time, whose ratio to the first is what chance does, and dead workers.
 func (o options) variants() []entry {
 	all := o.chosen()
 	for _, e := range entries {
-		if e.dead && slices.ContainsFunc(all, func(c entry) bool { return c.competitor == e.competitor }) {
+		if e.extra && slices.ContainsFunc(all, func(c entry) bool { return c.competitor == e.competitor }) {
 			all = append(all, e)
 		}
 	}

@@ -84,7 +84,7 @@ func (r *results) writeCost(b *strings.Builder) {
 				_, _ = fmt.Fprintf(b, " %s | %s | %s |", f.ratio.show(ratio), f.rate.show(thousands), f.p99.show(hundredths))
 				behind = max(behind, f.behind.Max)
 			}
-			_, _ = fmt.Fprintf(b, " %.1f | %s |\n", behind, r.verdictOf(cellCost, historyName(key.history), e.key))
+			_, _ = fmt.Fprintf(b, " %.1f | %s |\n", behind, r.verdictOf(cellCost, historyName(key.history), e))
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (r *results) writeLatency(b *strings.Builder) {
 	for _, rate := range r.rates() {
 		for _, e := range played(r.Latency, latencyPlay.competitor) {
 			rows, unseen := r.counted(rate, e.key)
-			mark := r.verdictOf(cellLatency, "", e.key)
+			mark := r.verdictOf(cellLatency, "", e)
 			if unseen > 0 {
 				mark = fmt.Sprintf("**%d never seen**; %s", unseen, mark)
 			}
@@ -122,7 +122,7 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 				f.ratio, f.rate, f.seconds = none, none, none
 			}
 			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", backlog, e.label, f.ratio.show(ratio), f.rate.show(thousands),
-				f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e.key))
+				f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
 		}
 	}
 }

@@ -101,14 +101,14 @@ func (r *results) write(folder string) error {
 }
 
 // verdictOf sums the verdicts of one competitor over the rounds.
-func (r *results) verdictOf(cell, part, competitor string) string {
-	if competitor == baseline.key {
+func (r *results) verdictOf(cell, part string, e entry) string {
+	if e.silent() {
 		return "tells nobody"
 	}
 	var sum verdict
 	n := 0
 	for _, v := range r.Verdicts {
-		if v.Cell == cell && v.Part == part && v.Competitor == competitor {
+		if v.Cell == cell && v.Part == part && v.Competitor == e.key {
 			sum = sum.add(v)
 			n++
 		}
