@@ -84,7 +84,7 @@ func (r *results) write(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(r, "", " ")
+	raw, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
