@@ -235,7 +235,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
 	batch := &pgx.Batch{}
-	batch.Queue(forgetDeleted)
+	batch.Queue(forgetDeleted, int64(wantedPerTick))
 	batch.Queue(countWanted, q.Periods.placing(int64(wantedPerTick))...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
