@@ -7,11 +7,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PlansOfATick are the plans of what a tick runs, by name, under the settings
-// that it runs them.
-func (s *Store) PlansOfATick(ctx context.Context, periods *Periods) (map[string]string, error) {
+// PlansOfATick are the plans of what a tick of the kind runs, by name, under the
+// settings that it runs them.
+func (s *Store) PlansOfATick(ctx context.Context, kind Kind, periods *Periods) (map[string]string, error) {
 	batch := &pgx.Batch{}
-	begin(batch, Window, windowTimeout, minIdleTimeout)
+	begin(batch, kind, windowTimeout, minIdleTimeout)
 	plans := map[string]string{}
 	explain := func(name, sql string, parameters ...any) {
 		batch.Queue("EXPLAIN (FORMAT JSON) "+sql, parameters...).QueryRow(func(row pgx.Row) error {
@@ -21,7 +21,12 @@ func (s *Store) PlansOfATick(ctx context.Context, periods *Periods) (map[string]
 			return err
 		})
 	}
-	explain("countWindow", countWindow, periods.parameters(80, int64(10_000), "worker", int64(100_000))...)
+	if kind == Window {
+		explain("countWindow", countWindow, periods.parameters(80, int64(10_000), "worker", int64(100_000))...)
+	} else {
+		explain("countEverything", countEverything, periods.parameters(80, periods.trackedSince(), "worker", string(kind))...)
+	}
+	batch.Queue(lookUp)
 	explain("forgetDeleted", forgetDeleted, int64(wantedPerTick))
 	explain("countWanted", countWanted, periods.placing(int64(wantedPerTick))...)
 	var decisions []Decision

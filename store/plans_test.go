@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/host"
+	"tokenalert/store"
 )
 
 // A planNode is a node of EXPLAIN (FORMAT JSON).
@@ -45,24 +46,26 @@ func TestNoJoinOfATickComparesEachWithEach(t *testing.T) {
 			c.exec(`INSERT INTO users (organization_id, email, password_hash, full_name, monthly_token_limit)
 				SELECT $1, n || '@example.org', 'none', 'Ada Example', 100 FROM generate_series(1, 3000) AS n`, c.org)
 			c.exec("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) SELECT id, organization_id, 95 FROM users")
-			plans, err := c.store.PlansOfATick(t.Context(), c.periods)
-			require.NoError(t, err)
-			require.Len(t, plans, 4)
-			for statement, text := range plans {
-				var explained []struct{ Plan planNode }
-				require.NoError(t, json.Unmarshal([]byte(text), &explained))
-				each(explained[0].Plan, func(n planNode) {
-					if n.NodeType != "Nested Loop" {
-						return
-					}
-					of := func(side string) planNode {
-						return n.Plans[slices.IndexFunc(n.Plans, func(p planNode) bool { return p.Parent == side })]
-					}
-					if single(of("Outer")) {
-						return
-					}
-					assert.Empty(t, manyRows(of("Inner")), "%s: a nested loop reads all of it for each row\n%s", statement, outline(n, ""))
-				})
+			for _, kind := range []store.Kind{store.Window, store.Full} {
+				plans, err := c.store.PlansOfATick(t.Context(), kind, c.periods)
+				require.NoError(t, err)
+				require.Len(t, plans, 4)
+				for statement, text := range plans {
+					var explained []struct{ Plan planNode }
+					require.NoError(t, json.Unmarshal([]byte(text), &explained))
+					each(explained[0].Plan, func(n planNode) {
+						if n.NodeType != "Nested Loop" {
+							return
+						}
+						of := func(side string) planNode {
+							return n.Plans[slices.IndexFunc(n.Plans, func(p planNode) bool { return p.Parent == side })]
+						}
+						if single(of("Outer")) {
+							return
+						}
+						assert.Empty(t, manyRows(of("Inner")), "%s: a nested loop reads all of it for each row\n%s", statement, outline(n, ""))
+					})
+				}
 			}
 		})
 	}
