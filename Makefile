@@ -51,6 +51,10 @@ faults-mutants: ## Break what the promises rest on, and see the laboratory find 
 faults-recovery: ## Measure how long it takes from a fault to the next alert
 	go run ./faults recovery
 
+.PHONY: faults-crowd
+faults-crowd: ## Have a million users cross in one transaction
+	go run ./faults crowd
+
 .PHONY: faults-soak
 faults-soak: ## Write for twenty minutes under faults, and see that nothing grows
 	go run ./faults soak

@@ -38,7 +38,7 @@ func command() *cobra.Command {
 		Short:         "Look for alerts that are missed or told twice, under faults",
 		SilenceErrors: true, SilenceUsage: true,
 	}
-	root.AddCommand(newRun(), newMutants(), newRecovery(), newSoak())
+	root.AddCommand(newRun(), newMutants(), newRecovery(), newCrowd(), newSoak())
 	for _, cmd := range root.Commands() {
 		cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return enter(cmd.Context()) }
 	}

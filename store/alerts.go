@@ -71,7 +71,8 @@ const (
 
 // writeDecisions takes the users to be told (with FOR KEY SHARE SKIP LOCKED,
 // see lock_users), inserts alert rows and notifies only of what was inserted,
-// and moves the marks. Who was not obtained is put on recounts again.
+// and moves the marks. Who was not obtained is put on recounts again, with the
+// period, which may have ended by then.
 const writeDecisions = `WITH
 alerts AS MATERIALIZED (
 	SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[], $7::bigint[],
@@ -108,12 +109,12 @@ marked AS (
 	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked))
 ),
 held AS (
-	INSERT INTO tokenalert.recounts (user_id, due_at, cause)
-	SELECT w.user_id, $20::timestamptz + $19::interval, 'held' FROM wanted w
-	WHERE NOT EXISTS (SELECT FROM locked l WHERE l.user_id = w.user_id)
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT DISTINCT a.user_id, a.period_start, $20::timestamptz + $19::interval, 'held' FROM alerts a
+	WHERE NOT EXISTS (SELECT FROM locked l WHERE l.user_id = a.user_id)
 	RETURNING user_id
 )
-SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT user_id FROM held),
+SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT DISTINCT user_id FROM held),
        -- The server must fail here: our COMMIT follows without waiting for what we think.
        (SELECT CASE WHEN n > 0 THEN (n || ' ` + swallowed + `')::integer END
         FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '') - (SELECT count(*) FROM told) AS n) dropped)`
@@ -203,10 +204,10 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 		}
 		return writeIsolated(ctx, conn, result, decisions[half:])
 	}
-	user := decisions[0].UserID
-	result.SetAside = append(result.SetAside, SetAside{UserID: user, Err: failed})
-	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, due_at, cause) VALUES ($1, $2::timestamptz + $3::interval, 'set_aside')`,
-		user, result.Now, SetAsideRetry); err != nil {
+	d := decisions[0]
+	result.SetAside = append(result.SetAside, SetAside{UserID: d.UserID, Err: failed})
+	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, at, due_at, cause) VALUES ($1, $2, $3::timestamptz + $4::interval, 'set_aside')`,
+		d.UserID, d.PeriodStart, result.Now, SetAsideRetry); err != nil {
 		return fmt.Errorf("set user aside: %w", err)
 	}
 	return nil

@@ -61,6 +61,53 @@ func TestAUserHeldByTheHostIsToldLaterAndOthersNow(t *testing.T) {
 	}
 }
 
+// Who could not be told before the period ended is decided in that period, and
+// not in the one that goes on.
+func TestWhoCouldNotBeToldInTimeIsDecidedInThePeriod(t *testing.T) {
+	t.Parallel()
+	for name, stands := range map[string]func(c *counter, user uuid.UUID) (tick func() store.TickResult, mend func()){
+		"held": func(c *counter, user uuid.UUID) (func() store.TickResult, func()) {
+			tx, err := c.session().owner.Begin(c.t.Context())
+			require.NoError(c.t, err)
+			_, err = tx.Exec(c.t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", user)
+			require.NoError(c.t, err)
+			return c.tick, func() { require.NoError(c.t, tx.Rollback(c.t.Context())) }
+		},
+		"set aside": func(c *counter, user uuid.UUID) (func() store.TickResult, func()) {
+			c.raise(user, "P0001")
+			return func() store.TickResult {
+				q := c.request(store.Window)
+				q.Isolated = true
+				result, err := c.try(c.store, q)
+				require.NoError(c.t, err)
+				return result
+			}, func() { c.exec("DROP TRIGGER refuse ON notifications") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t, host.CMS)
+			year := c.now().Year() + 1
+			c.db.SetNow(t, time.Date(year, time.May, 31, 23, 59, 59, 0, time.UTC))
+			c.calendar()
+			user := c.user(100)
+			c.settle()
+			c.useAt(user, 90, time.Date(year, time.May, 31, 23, 59, 58, 0, time.UTC))
+			tick, mend := stands(c, user)
+			result := tick()
+			assert.Equal(t, 1, len(result.Held)+len(result.SetAside))
+			assert.Empty(t, c.alerts(user))
+			mend()
+			c.db.SetNow(t, time.Date(year, time.June, 1, 0, 10, 0, 0, time.UTC))
+			c.calendar()
+			c.tick()
+			assert.Equal(t, []string{"80 period_closed"}, c.alerts(user))
+			assert.Zero(t, c.notified(user))
+			assert.Zero(t, c.settle())
+		})
+	}
+}
+
 // An update that leaves the keys alone, as the host's game does all the time,
 // stands in nobody's way.
 func TestAUserBeingUpdatedIsToldAtOnce(t *testing.T) {

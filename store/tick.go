@@ -182,6 +182,10 @@ func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan, fmt.Sprintf("%dms", idle.Milliseconds()))
 }
 
+// lookUp is for what follows a count of everything, which alone reads tables in
+// full.
+const lookUp = "SET LOCAL enable_seqscan = off"
+
 func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.Duration) (TickResult, []Candidate, bool, error) {
 	batch := &pgx.Batch{}
 	begin(batch, q.Kind, timeout, max(q.IdleTimeout, minIdleTimeout))
@@ -235,12 +239,15 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
 	batch := &pgx.Batch{}
-	batch.Queue(forgetDeleted)
+	batch.Queue(lookUp)
+	batch.Queue(forgetDeleted, int64(wantedPerTick))
 	batch.Queue(countWanted, q.Periods.placing(int64(wantedPerTick))...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
-	if _, err := results.Exec(); err != nil {
-		return nil, fmt.Errorf("forget deleted users: %w", err)
+	for range 2 {
+		if _, err := results.Exec(); err != nil {
+			return nil, fmt.Errorf("forget deleted users: %w", err)
+		}
 	}
 	found, err := results.Query()
 	if err != nil {

@@ -56,6 +56,9 @@ file AS MATERIALIZED (
 // of those worth deciding it returns $7, and leaves the others to recounts.
 //
 // header says what was found, also where nothing was written.
+//
+// Here and below OFFSET 0 keeps a lookup a lookup. As a join the planner may
+// compare each with each, where the statistics are those of an empty table.
 const countWindow = `WITH ` + window + `,
 first AS MATERIALIZED (
 	SELECT l.xact_id FROM ranges r, LATERAL (
@@ -106,7 +109,7 @@ counted AS ( -- late rows of a period that ended without totals: all of it
 	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
 	SELECT d.user_id, d.period_start, d.period_end,
 	       CASE WHEN d.period_end <= here.at AND NOT EXISTS (
-	                SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+	                SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
 	            THEN (SELECT sum(u.tokens_used) FROM ai_usage_logs u
 	                  WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
 	                    AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot)))
@@ -141,7 +144,7 @@ begins AS ( -- a period in the future is looked at again when it begins
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
 	FROM fence, here, placed d
 	WHERE d.period_start > here.at
-	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start)
+	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
@@ -214,14 +217,18 @@ LEFT JOIN (
 	WHERE ` + worthDeciding + `
 ) s ON true`
 
+// counts tells corrections that have something counted anew from those that only
+// have it decided, in the period of their instant.
+const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
+
 // countWanted deals with the corrections that are due, up to $4 of them: the
 // periods of the corrected rows and the user's current one are counted anew at
 // the snapshot that this tick has written into the chain, not at the tick's
 // own, which in a bounded tick would count ahead what the next one adds. A
 // correction without an instant asks only for a new decision, and so does what
-// an earlier tick left undecided in the period that its instant names. Also who stands
-// below every threshold is a candidate: what the window said of them holds no
-// longer.
+// an earlier tick left undecided, or could not write, in the period that its
+// instant names. Also who stands below every threshold is a candidate: what the
+// window said of them holds no longer.
 const countWanted = `WITH
 tick AS MATERIALIZED (
 	SELECT id, snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
@@ -235,7 +242,7 @@ taken AS MATERIALIZED (
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
 		ORDER BY r.id LIMIT $4::bigint))
-	RETURNING r.user_id, r.at, r.at IS NOT NULL AND r.cause <> 'undecided' AS counts
+	RETURNING r.user_id, r.at, r.at IS NOT NULL AND ` + counts + ` AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
 	SELECT DISTINCT user_id, at AS created_at, counts::integer AS amount FROM taken WHERE at IS NOT NULL
@@ -252,7 +259,7 @@ counted AS (
 	) l
 	WHERE d.amount > 0
 	  AND (l.tokens <> 0 OR EXISTS (SELECT FROM tokenalert.usage_periods p
-	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start))
+	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0))
 	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 )
@@ -262,16 +269,31 @@ FROM (SELECT) one LEFT JOIN (
 	FROM (
 		SELECT *, NULL::timestamptz AS newest FROM counted
 		UNION ALL
-		SELECT p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks, NULL
-		FROM tokenalert.usage_periods p JOIN placed d USING (user_id, period_start) WHERE d.amount = 0
+		SELECT d.user_id, d.period_start, p.period_end, p.tokens_used, p.marks, NULL
+		FROM placed d, LATERAL (
+			SELECT p.period_end, p.tokens_used, p.marks FROM tokenalert.usage_periods p
+			WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0
+		) p
+		WHERE d.amount = 0
 	) c
 	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
 ) s ON true`
 
-// forgetDeleted drops the totals of users that no longer exist. Where their
-// usage stays (a host without the foreign key), the recount that follows counts
-// it as any usage of an unknown user.
+// forgetDeleted drops the totals of users that no longer exist, of those whose
+// corrections countWanted takes, $1 of them. Where their usage stays (a host
+// without the foreign key), it counts that as any usage of an unknown user.
 const forgetDeleted = `
-DELETE FROM tokenalert.usage_periods p USING tokenalert.recounts r
-WHERE r.cause = 'user_deleted' AND p.user_id = r.user_id
-  AND NOT EXISTS (SELECT FROM tokenalert.accounts() a WHERE a.user_id = r.user_id)`
+DELETE FROM tokenalert.usage_periods
+WHERE ctid = ANY (ARRAY(
+	SELECT p.ctid
+	FROM (
+		SELECT DISTINCT r.user_id
+		FROM (
+			SELECT r.user_id, r.cause FROM tokenalert.recounts r
+			WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= tokenalert.now())
+			ORDER BY r.id LIMIT $1::bigint
+		) r
+		WHERE r.cause = 'user_deleted' AND NOT EXISTS (SELECT FROM tokenalert.accounts() a WHERE a.user_id = r.user_id OFFSET 0)
+	) gone, LATERAL (
+		SELECT p.ctid FROM tokenalert.usage_periods p WHERE p.user_id = gone.user_id OFFSET 0
+	) p))`

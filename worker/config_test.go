@@ -17,7 +17,7 @@ func TestDefaultConfig(t *testing.T) {
 	require.NoError(t, c.Validate())
 	assert.Equal(t, []int{80, 90, 100}, c.Thresholds)
 	assert.Equal(t, 30*time.Second, c.BellLease)
-	assert.Equal(t, 168*time.Hour, c.TickRetention)
+	assert.Equal(t, 24*time.Hour, c.TickRetention)
 	assert.Regexp(t, `-\d+$`, c.WorkerName)
 	assert.True(t, c.HTTPEnabled())
 	for _, s := range c.Settings() {

@@ -91,6 +91,18 @@ func TestALeaderWhoseSessionEndsIsReplaced(t *testing.T) {
 	w.assertTotals()
 }
 
+// However long it would have slept.
+func TestALeaderAsleepWakesWhenTheLeadIsLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	r := w.start(attentive, func(c *worker.Config) { c.BellRenewal, c.BellLease = time.Minute, 3*time.Minute })
+	r.asleep()
+	o.end(o.leader())
+	r.await(worker.EventLeaderLost)
+	w.eventually(func() bool { return len(r.lines(worker.EventLeaderAcquired)) == 2 }, "it does not lead again")
+}
+
 // The tick under way is rolled back, not finished: somebody else may lead.
 func TestALeaderThatLosesItsSessionStopsTicking(t *testing.T) {
 	t.Parallel()

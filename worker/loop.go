@@ -51,6 +51,10 @@ type loop struct {
 // run ticks until stop ends, which it looks at between ticks; working ends when
 // the lead is lost, or the grace is over, and cancels the tick under way.
 func (l *loop) run(stop, working context.Context) error {
+	// A pause, however long, ends with the lead as well.
+	stop, cancel := context.WithCancel(stop)
+	defer cancel()
+	defer context.AfterFunc(working, cancel)()
 	l.lastGood = time.Now()
 	if err := l.prepare(working); err != nil {
 		return err

@@ -113,7 +113,8 @@ func (s *slot) httpAddress() string {
 	return net.JoinHostPort(s.line.Worker(), strconv.Itoa(9100+s.n))
 }
 
-// signal signals the process that is there, and returns it; nil: it has ended.
+// signal signals the process that is there, and returns it; nil: it has ended,
+// or is to be told to end a second time, which would cut it off.
 func (s *slot) signal(signal syscall.Signal) *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,6 +123,9 @@ func (s *slot) signal(signal syscall.Signal) *process {
 	case <-p.Done:
 		return nil
 	default:
+	}
+	if p.asked && signal == syscall.SIGTERM {
+		return nil
 	}
 	p.asked = p.asked || signal == syscall.SIGTERM || signal == syscall.SIGKILL
 	p.killed = p.killed || signal == syscall.SIGKILL
