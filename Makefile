@@ -59,6 +59,11 @@ faults-crowd: ## Have a million users cross in one transaction
 faults-soak: ## Write for twenty minutes under faults, and see that nothing grows
 	go run ./faults soak
 
+BENCH ?= subset
+.PHONY: bench
+bench: ## Measure beside other ways, 15 minutes; BENCH=full: hours (docs/performance.md)
+	go run ./bench $(if $(filter full,$(BENCH)),--full) --write docs/performance.md
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME; what fails stays in testdata/fuzz
 	@for file in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz'); do \

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tokenalert/faults/line"
+	"tokenalert/internal/module"
 )
 
 func main() {
@@ -48,7 +49,7 @@ func command() *cobra.Command {
 // a build needs must be there before: nothing is to be had from inside.
 func enter(ctx context.Context) error {
 	if !line.Inside() {
-		if err := build(ctx, os.DevNull); err != nil {
+		if err := module.Build(ctx, os.DevNull); err != nil {
 			return err
 		}
 	}

@@ -90,7 +90,7 @@ func (m mutation) hunt(ctx context.Context, o options, directory string) (string
 		return "", err
 	}
 	l.binary = filepath.Join(directory, "tokenalert")
-	if err := build(ctx, l.binary, "-overlay", file); err != nil {
+	if err := module.Build(ctx, l.binary, "-overlay", file); err != nil {
 		return "", fmt.Errorf("%s: %w", m.name, err)
 	}
 	began := time.Now()

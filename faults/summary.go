@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"tokenalert/faults/lane"
 	"tokenalert/faults/plan"
+	"tokenalert/internal/page"
 )
 
 // A summary is what came of a run.
@@ -111,21 +111,11 @@ func thousands(n int) string {
 	return text
 }
 
-// writeInto puts a text into a page, between the markers of that name. No page:
-// nothing is to be written.
-func writeInto(page, name, text string) error {
-	if page == "" {
+// writeInto puts what was printed into a page, between the markers of that
+// name. No page: nothing is to be written.
+func writeInto(file, name, text string) error {
+	if file == "" {
 		return nil
 	}
-	begin, end := "<!-- begin of the "+name+" -->", "<!-- end of the "+name+" -->"
-	old, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(old), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s lacks the lines %q and %q", page, begin, end)
-	}
-	return os.WriteFile(page, []byte(before+begin+"\n```\n"+text+"```\n"+end+after), 0o644)
+	return page.Replace(file, name, "```\n"+text+"```\n")
 }

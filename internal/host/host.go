@@ -30,7 +30,7 @@ var kinds = map[Kind]struct {
 }{
 	CMSWithTrigger: {"cms-with-trigger", []string{"cms_tables", "usage", "check_token_limit", "token_limit_trigger"}},
 	CMS:            {"cms", []string{"cms_tables", "usage", "check_token_limit"}},
-	LMS:            {"lms", []string{"lms_tables", "usage"}},
+	LMS:            {"lms", []string{"lms_tables", "notifications", "usage"}},
 }
 
 func (k Kind) String() string {
@@ -53,6 +53,16 @@ func Apply(ctx context.Context, conn *pgx.Conn, k Kind) error {
 // ApplyEmail adds the two e-mail tables, which a CMS database may have.
 func ApplyEmail(ctx context.Context, conn *pgx.Conn) error {
 	return apply(ctx, conn, []string{"email_services", "email_templates"})
+}
+
+// ApplyNotifications adds the table of notifications to a CMS database.
+func ApplyNotifications(ctx context.Context, conn *pgx.Conn) error {
+	return apply(ctx, conn, []string{"notifications"})
+}
+
+// ApplyTrigger adds the host's own alerts to a CMS database that has none.
+func ApplyTrigger(ctx context.Context, conn *pgx.Conn) error {
+	return apply(ctx, conn, []string{"token_limit_trigger"})
 }
 
 func apply(ctx context.Context, conn *pgx.Conn, names []string) error {

@@ -1,9 +1,11 @@
-// Package module finds the sources for what builds and mutates them.
+// Package module finds the sources for what builds and mutates them, and builds
+// them.
 package module
 
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,4 +18,23 @@ func Root(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("find the module: %w", err)
 	}
 	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+// Build compiles tokenalert from this tree, with flags of go build besides.
+func Build(ctx context.Context, to string, flags ...string) error {
+	root, err := Root(ctx)
+	if err != nil {
+		return err
+	}
+	path, err := filepath.Abs(to)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false", "-o", path}, flags...), "./cmd/tokenalert")...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build tokenalert: %w\n%s", err, out)
+	}
+	return nil
 }

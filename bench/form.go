@@ -1,0 +1,72 @@
+package main
+
+import "time"
+
+// The cells.
+const (
+	cellCost    = "cost"
+	cellLatency = "latency"
+	cellCatchUp = "catchup"
+)
+
+var cellNames = []string{cellCost, cellLatency, cellCatchUp}
+
+// A form says how much of the cells is played.
+type form struct {
+	Name   string `json:"name"`
+	Rounds int    `json:"rounds"`
+
+	// What an insert costs.
+	Clients   []int         `json:"clients"`
+	Histories []int         `json:"histories"` // rows of the month that are there before
+	Turns     int           `json:"turns"`     // of each competitor, under each setting, in each round
+	Slice     time.Duration `json:"slice_ns"`  // how long a turn is measured
+
+	// From commit to alert.
+	Rates     []float64     `json:"rates"`       // rows a second
+	RateFor   time.Duration `json:"rate_for_ns"` // at the most
+	RateRows  int           `json:"rate_rows"`   // at the most
+	IdleRows  int           `json:"idle_rows"`
+	IdlePause time.Duration `json:"idle_pause_ns"`
+
+	// Catching up.
+	Backlogs []backlog `json:"backlogs"`
+}
+
+// A backlog is what nobody has counted yet.
+type backlog struct {
+	Rows  int    `json:"rows"`
+	Users int    `json:"users"`
+	Law   string `json:"law"` // how the rows are shared out among the users
+}
+
+const (
+	evenly = "evenly"
+	zipf   = "zipf"
+)
+
+var (
+	subset = form{
+		Name: "subset", Rounds: 3,
+		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: time.Second,
+		Rates: []float64{2, 20, 200}, RateFor: 5 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
+		Backlogs: []backlog{{200_000, 20_000, evenly}},
+	}
+	everything = form{
+		Name: "full", Rounds: 5,
+		Clients: []int{1, 16, 32, 64}, Histories: []int{0, 1_000_000}, Turns: 3, Slice: 2 * time.Second,
+		Rates: []float64{2, 20, 200, 2000}, RateFor: 30 * time.Second, RateRows: 20_000, IdleRows: 10, IdlePause: 3 * time.Second,
+		Backlogs: []backlog{
+			{1_000_000, 100_000, evenly},
+			{1_000_000, 100_000, zipf},
+			{10_000_000, 100_000, evenly},
+			{10_000_000, 100_000, zipf},
+		},
+	}
+	smoke = form{
+		Name: "quick", Rounds: 1,
+		Clients: []int{4}, Histories: []int{1000}, Turns: 1, Slice: 300 * time.Millisecond,
+		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
+		Backlogs: []backlog{{5000, 500, zipf}},
+	}
+)

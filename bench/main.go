@@ -1,0 +1,128 @@
+// Command bench plays tokenalert beside the other ways to tell users of their
+// limits, in one run on a private PostgreSQL: what an insert costs, how long an
+// alert takes, and how fast a backlog is counted. docs/performance.md explains
+// what is measured and shows the figures.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tokenalert/internal/page"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := runWorker(ctx)
+	if !isWorker() {
+		err = command().ExecuteContext(ctx)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options of a run.
+type options struct {
+	form        form
+	only        []string // cells; empty: all
+	competitors []string // keys; empty: all
+	results     string   // the folder of what is written
+	binDir      string
+	progress    io.Writer
+}
+
+func command() *cobra.Command {
+	o := options{progress: os.Stderr, binDir: os.Getenv("PGTEST_BIN")}
+	var quick, full bool
+	var rounds int
+	var slice time.Duration
+	var write string
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Play tokenalert beside other ways to tell users of their limits",
+		Long: `Play every competitor in the same run, round by round, on a private PostgreSQL
+with the host's tables, and check at the end of each that everybody was told.
+
+Cells: ` + strings.Join(cellNames, ", ") + `. Competitors: ` + strings.Join(keys(), ", ") + `.
+
+Writes <date>.json with all figures, <date>.md with the tables and an SVG plot
+for each cell. By default it plays a subset, in about 15 minutes on two cores.`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.form = subset
+			switch {
+			case quick && full:
+				return fmt.Errorf("--quick or --full, not both")
+			case quick:
+				o.form = smoke
+				if !cmd.Flags().Changed("results") {
+					o.results = "dist/bench"
+				}
+			case full:
+				o.form = everything
+			}
+			if rounds > 0 {
+				o.form.Rounds = rounds
+			}
+			if slice > 0 {
+				o.form.Slice = slice
+			}
+			if err := o.validate(); err != nil {
+				return err
+			}
+			r, err := run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			_, _ = fmt.Fprint(cmd.OutOrStdout(), r.markdown(""))
+			if write == "" {
+				return nil
+			}
+			folder, err := filepath.Rel(filepath.Dir(write), o.results)
+			if err != nil {
+				return err
+			}
+			return page.Replace(write, "figures", r.markdown(folder+"/"))
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&quick, "quick", false, "a smoke test: see that everything works; the figures mean nothing")
+	f.BoolVar(&full, "full", false, "all cells in full, which takes hours")
+	f.IntVar(&rounds, "rounds", 0, "how often each competitor is played; 0: as the form has it")
+	f.DurationVar(&slice, "slice", 0, "how long inserts are measured in each turn; 0: as the form has it")
+	f.StringSliceVar(&o.only, "only", nil, "which cells; empty: all")
+	f.StringSliceVar(&o.competitors, "competitor", nil, "which competitors, beside the one without a trigger; empty: all")
+	f.StringVar(&o.results, "results", "bench/results", "the folder that results are written to")
+	f.StringVar(&write, "write", "", "a Markdown file to write the tables into, between its markers")
+	return cmd
+}
+
+func (o options) validate() error {
+	for _, cell := range o.only {
+		if !slices.Contains(cellNames, cell) {
+			return fmt.Errorf("--only %s: there are the cells %s", cell, strings.Join(cellNames, ", "))
+		}
+	}
+	for _, key := range o.competitors {
+		if !slices.Contains(keys(), key) {
+			return fmt.Errorf("--competitor %s: there are %s", key, strings.Join(keys(), ", "))
+		}
+	}
+	return nil
+}
+
+func (o options) plays(cell string) bool { return len(o.only) == 0 || slices.Contains(o.only, cell) }

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// show writes a spread: the median, and the others in brackets where they
+// differ.
+func (s spread) show(format func(float64) string) string {
+	if math.IsNaN(s.Median) {
+		return "–"
+	}
+	low, middle, high := format(s.Min), format(s.Median), format(s.Max)
+	if low == high {
+		return middle
+	}
+	return fmt.Sprintf("%s (%s–%s)", middle, strings.TrimSuffix(low, "×"), strings.TrimSuffix(high, "×"))
+}
+
+func ratio(v float64) string      { return fmt.Sprintf("%.2f×", v) }
+func tenths(v float64) string     { return fmt.Sprintf("%.1f", v) }
+func hundredths(v float64) string { return fmt.Sprintf("%.2f", v) }
+
+// markdown is the report. Its pictures are in a folder, whose name ends with a
+// slash; empty: beside it.
+func (r *results) markdown(folder string) string {
+	var b strings.Builder
+	m := r.Machine
+	_, _ = fmt.Fprintf(&b, "PostgreSQL %s, %s %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, took %s.\n\n",
+		r.PostgreSQL, m.Go, m.System, m.Cores, m.CPU, thousands(float64(m.MemoryMB)),
+		r.Form.Name, r.Rounds, r.Began.Format(time.DateOnly), r.Took.Round(time.Second))
+	var said []string
+	for _, name := range slices.Sorted(maps.Keys(r.Settings)) {
+		said = append(said, name+" = "+r.Settings[name])
+	}
+	_, _ = fmt.Fprintf(&b, "Settings: `%s`.\n", strings.Join(said, "`, `"))
+	pictures := map[string]string{}
+	for _, c := range r.charts() {
+		pictures[c.cell] = fmt.Sprintf("\n![%s](%s%s)\n", c.title, folder, r.file("-"+c.cell+".svg"))
+	}
+	if len(r.Cost) > 0 {
+		b.WriteString("\n### What an insert costs\n" + pictures[cellCost])
+		r.writeCost(&b)
+	}
+	if len(r.Latency) > 0 {
+		b.WriteString("\n### From the commit to the alert\n" + pictures[cellLatency])
+		r.writeLatency(&b)
+	}
+	if len(r.CatchUp) > 0 {
+		b.WriteString("\n### Catching up\n" + pictures[cellCatchUp])
+		r.writeCatchUp(&b)
+	}
+	return b.String()
+}
+
+func (r *results) writeCost(b *strings.Builder) {
+	var before costKey
+	keys := r.costKeys()
+	for _, key := range keys {
+		if key.history == before.history && key.commit == before.commit {
+			continue
+		}
+		before = key
+		columns := slices.DeleteFunc(slices.Clone(keys), func(k costKey) bool { return k.history != key.history || k.commit != key.commit })
+		_, _ = fmt.Fprintf(b, "\n%s, %s:\n\n| |", upper(historyName(key.history)), key.commit)
+		for _, k := range columns {
+			name := "clients"
+			if k.clients == 1 {
+				name = "client"
+			}
+			_, _ = fmt.Fprintf(b, " %d %s | rows/s | p99, ms |", k.clients, name)
+		}
+		b.WriteString(" behind, s | alerts |\n|---|" + strings.Repeat("---|---:|---:|", len(columns)) + "---:|---|\n")
+		for _, e := range played(r.Cost, costPlay.competitor) {
+			b.WriteString("| " + e.label + " |")
+			behind := 0.0
+			for _, k := range columns {
+				f := r.costFigure(k, e.key)
+				_, _ = fmt.Fprintf(b, " %s | %s | %s |", f.ratio.show(ratio), f.rate.show(thousands), f.p99.show(hundredths))
+				behind = max(behind, f.behind.Max)
+			}
+			_, _ = fmt.Fprintf(b, " %.1f | %s |\n", behind, r.verdictOf(cellCost, historyName(key.history), e))
+		}
+	}
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+func (r *results) writeLatency(b *strings.Builder) {
+	looks := spread{}
+	for _, m := range r.Latency {
+		looks.Median, looks.Max = max(looks.Median, m.LookP50), max(looks.Max, m.LookP99)
+	}
+	_, _ = fmt.Fprintf(b, "\nIn milliseconds. The observer's looks were %.1f ms apart in the median, and in 99 %% of cases %.1f ms at the most (of all plays, the worst).\n", looks.Median, looks.Max)
+	b.WriteString("\n| | | p50 | p90 | p99 | maximum | rows | alerts |\n|---|---|---:|---:|---:|---:|---:|---|\n")
+	for _, rate := range r.rates() {
+		for _, e := range played(r.Latency, latencyPlay.competitor) {
+			rows, unseen := r.counted(rate, e.key)
+			mark := r.verdictOf(cellLatency, "", e)
+			if unseen > 0 {
+				mark = fmt.Sprintf("**%d never seen**; %s", unseen, mark)
+			}
+			at := func(q float64) string { return r.latencyFigure(rate, e.key, q).show(tenths) }
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f | %s | %s |\n", rateName(rate), e.label,
+				at(0.5), at(0.9), at(0.99), r.latencyFigure(rate, e.key, 1).Max, thousands(float64(rows)), mark)
+		}
+	}
+}
+
+func (r *results) writeCatchUp(b *strings.Builder) {
+	b.WriteString("\n| | | of the outbox | rows/s | seconds | peak memory, MB | longest tick, ms | alerts |\n|---|---|---|---:|---:|---:|---:|---|\n")
+	for _, backlog := range r.backlogs() {
+		for _, e := range played(r.CatchUp, catchUpPlay.competitor) {
+			f := r.catchUpFigure(backlog, e.key)
+			if f.lost { // how fast it did not do it says nothing
+				none := spread{math.NaN(), math.NaN(), math.NaN()}
+				f.ratio, f.rate, f.seconds = none, none, none
+			}
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", backlog, e.label, f.ratio.show(ratio), f.rate.show(thousands),
+				f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
+		}
+	}
+}

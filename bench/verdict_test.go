@@ -1,0 +1,80 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+)
+
+// What is lost, doubled and early is found, whoever did it.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t, pgtest.Host(host.CMS)).ConnAs(t, pgtest.Owner)
+	db := &database{control: conn}
+	require.NoError(t, db.tellable(t.Context(), "outbox"))
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), sql, args...)
+		require.NoError(t, err)
+	}
+	check := func(want verdict, text string) {
+		t.Helper()
+		got, err := audit(t.Context(), conn)
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+		assert.Equal(t, text, got.String())
+	}
+	org, err := host.NewOrganization(t.Context(), conn, "Example School")
+	require.NoError(t, err)
+	for _, tokens := range []int{79, 80, 95, 100, 250} {
+		id, err := host.NewUser(t.Context(), conn, host.User{Organization: org, Limit: new(100)})
+		require.NoError(t, err)
+		require.NoError(t, host.LogUsage(t.Context(), conn, id, org, tokens))
+	}
+	check(verdict{Expected: 9, Lost: 9}, "9 lost, of 9")
+
+	exec(takeBatch, 100)
+	check(verdict{Expected: 9}, "right")
+	exec("INSERT INTO notifications (user_id, organization_id, title, message) SELECT user_id, organization_id, 'a', 'b' FROM token_limit_alerts LIMIT 2")
+	check(verdict{Expected: 9, Doubled: 2}, "2 doubled, of 9")
+	exec("UPDATE users SET monthly_token_limit = 10000 WHERE id = (SELECT user_id FROM ai_usage_logs WHERE tokens_used = 250)")
+	check(verdict{Expected: 6, Doubled: 2, Early: 3}, "2 doubled, 3 early, of 6")
+	exec("DELETE FROM token_limit_alerts WHERE user_id = (SELECT user_id FROM ai_usage_logs WHERE tokens_used = 80)")
+	check(verdict{Expected: 6, Lost: 1, Doubled: 3, Early: 3}, "1 lost, 3 doubled, 3 early, of 6")
+	assert.True(t, verdict{Unfinished: true}.add(verdict{}).Unfinished)
+}
+
+// A ratio is of two figures of the same round.
+func TestFigures(t *testing.T) {
+	t.Parallel()
+	r := &results{}
+	for round, rates := range [][2]float64{{1000, 900}, {500, 500}, {2000, 1000}} {
+		r.Cost = append(r.Cost,
+			costPlay{Round: round, Competitor: "none", Clients: 1, Rate: rates[0]},
+			costPlay{Round: round, Competitor: "outbox", Clients: 1, Rate: rates[1]},
+			costPlay{Round: round, Competitor: "outbox", Clients: 16, Rate: 1})
+		r.CatchUp = append(r.CatchUp,
+			catchUpPlay{Round: round, Competitor: "outbox", Rate: 10},
+			catchUpPlay{Round: round, Competitor: "tokenalert", Rate: 10 * float64(round+1), PeakBytes: 3 << 20})
+		r.Latency = append(r.Latency, latencyPlay{Round: round, Competitor: "outbox", Rate: 2, Milliseconds: []float64{float64(round), 9}, Unseen: 1})
+	}
+	f := r.costFigure(costKey{clients: 1}, "outbox")
+	assert.Equal(t, spread{0.5, 0.9, 1}, f.ratio)
+	assert.Equal(t, spread{500, 900, 1000}, f.rate)
+	assert.Equal(t, spread{1, 1, 1}, r.costFigure(costKey{clients: 1}, "none").ratio)
+	assert.Len(t, r.costKeys(), 2)
+
+	c := r.catchUpFigure(backlog{}, "tokenalert")
+	assert.Equal(t, spread{1, 2, 3}, c.ratio)
+	assert.Equal(t, spread{3, 3, 3}, c.megabytes)
+	assert.Equal(t, "–", c.longest.show(thousands), "it was not measured")
+
+	assert.Equal(t, spread{0, 1, 2}, r.latencyFigure(2, "outbox", 0.5))
+	rows, unseen := r.counted(2, "outbox")
+	assert.Equal(t, 6, rows)
+	assert.Equal(t, 3, unseen)
+}
