@@ -20,7 +20,6 @@ var defaultSettings = []string{"TOKENALERT_LOG_LEVEL=debug", "TOKENALERT_LOG_FOR
 // How a recovery is watched.
 const (
 	recoveryUsers = 30_000
-	recoveryPause = 10 * time.Millisecond // between users who cross
 	recoverWithin = time.Minute
 	// anyMoment is what the pings of a leader, the attempts of a follower and the
 	// pauses between connects repeat within: faults come, and end, at any point of it.
@@ -38,11 +37,18 @@ type recovery struct {
 	told      map[uuid.UUID]time.Time
 }
 
+// Between users who cross, while a recovery is watched: so often that the leader
+// never sleeps, or so seldom that it sleeps in between.
+const (
+	Awake  = 10 * time.Millisecond
+	Asleep = 1500 * time.Millisecond
+)
+
 // Recover has a fault happen to a leader, under the default settings and while
-// users go on crossing their limits, and returns how long a user who crossed from
-// then on waited at most: each time. PostgreSQL stopped counts from when it
+// users go on crossing their limits, one every so often, and returns how long a
+// user who crossed from then on waited at most: each time. PostgreSQL stopped counts from when it
 // accepts connections again.
-func (l *Lane) Recover(ctx context.Context, kind plan.FaultKind, times int, said func(time.Duration)) ([]time.Duration, error) {
+func (l *Lane) Recover(ctx context.Context, kind plan.FaultKind, every time.Duration, times int, said func(time.Duration)) ([]time.Duration, error) {
 	p := &plan.Plan{Workers: 2, Bell: true, Zone: "UTC"}
 	s := &site{
 		lane: l, plan: p, database: fmt.Sprintf("recovery_%d", l.schedules.Add(1)), directory: l.directory(0) + "-" + string(kind),
@@ -59,7 +65,7 @@ func (l *Lane) Recover(ctx context.Context, kind plan.FaultKind, times int, said
 	}
 	going, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
-	all.Go(func() { r.write(going) })
+	all.Go(func() { r.write(going, every) })
 	all.Go(func() { r.watch(going) })
 	defer all.Wait()
 	defer stop()
@@ -101,10 +107,10 @@ func (r *recovery) populate(ctx context.Context) error {
 }
 
 // write has one user after the other cross.
-func (r *recovery) write(ctx context.Context) {
+func (r *recovery) write(ctx context.Context, every time.Duration) {
 	w := &writer{site: r.site}
 	for _, id := range r.ids {
-		if !pause(ctx, recoveryPause) {
+		if !pause(ctx, every) {
 			return
 		}
 		conn, err := w.session(ctx)
@@ -254,7 +260,7 @@ func (r *recovery) steady(ctx context.Context) bool {
 	if err != nil || sessions != r.plan.Workers || leaders != 1 || corrections {
 		return false
 	}
-	_, err = r.longest(time.Now(), time.Now().Add(-100*time.Millisecond))
+	_, err = r.longest(time.Now(), time.Now().Add(-100*time.Millisecond)) // nobody waits who crossed before
 	return err == nil
 }
 
