@@ -16,11 +16,13 @@ import (
 )
 
 // runFaults makes things go wrong as planned, each mended in its own time, and
-// returns when all are.
+// returns when all are. A soak's end with its length, since holding ticks takes
+// time as well.
 func (s *site) runFaults(ctx context.Context) {
 	var mending sync.WaitGroup
+	began := time.Now()
 	for _, f := range s.plan.Faults {
-		if !pause(ctx, f.After) {
+		if !pause(ctx, f.After) || s.plan.Length() > 0 && time.Since(began) > s.plan.Length() {
 			break
 		}
 		s.strike(ctx, f, &mending)
