@@ -44,7 +44,6 @@ type laboratory struct {
 	results  []*lane.Result
 	counted  int
 	file     *os.File
-	version  int
 	lastSaid time.Time
 	began    time.Time
 }
@@ -226,7 +225,7 @@ func (l *laboratory) playLane(ctx context.Context) error {
 		if r, err = at.Play(ctx, plan.New(seed, l.kinds)); err != nil {
 			break
 		}
-		if err = l.finish(r, at.Version()); err != nil {
+		if err = l.finish(r); err != nil {
 			break
 		}
 	}
@@ -234,11 +233,10 @@ func (l *laboratory) playLane(ctx context.Context) error {
 }
 
 // finish records a result, and says how far it is.
-func (l *laboratory) finish(r *lane.Result, version int) error {
+func (l *laboratory) finish(r *lane.Result) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.add(r)
-	l.version = version
 	if !r.OK() {
 		_, _ = fmt.Fprintf(l.progress, "seed %d: %d wrong, kept in %s\n", r.Seed, len(r.Faults), filepath.Join(l.directory, fmt.Sprintf("seed-%d", r.Seed)))
 		for _, line := range r.Faults[:min(len(r.Faults), 5)] {

@@ -28,7 +28,7 @@ type summary struct {
 }
 
 func (l *laboratory) summary() *summary {
-	s := &summary{landed: map[plan.FaultKind]lane.Landing{}, events: map[string]int{}, kinds: l.kinds, version: l.version}
+	s := &summary{landed: map[plan.FaultKind]lane.Landing{}, events: map[string]int{}, kinds: l.kinds}
 	results := slices.SortedFunc(slices.Values(l.results), func(a, b *lane.Result) int { return cmp.Compare(a.Seed, b.Seed) })
 	for _, r := range results {
 		if r.TooSmall != "" && r.OK() {
@@ -39,6 +39,7 @@ func (l *laboratory) summary() *summary {
 			s.first = r.Seed
 		}
 		s.last = r.Seed
+		s.version = max(s.version, r.Server)
 		s.counted++
 		if !r.OK() {
 			s.wrong++

@@ -94,9 +94,6 @@ func (l *Lane) line(ctx context.Context, n int) (*line.Line, error) {
 	return added, err
 }
 
-// Version is the server's server_version_num.
-func (l *Lane) Version() int { return l.server.Version() }
-
 // exec runs statements as the superuser.
 func (l *Lane) exec(ctx context.Context, database string, statements ...string) error {
 	return execAt(ctx, l.server.URL(database), statements...)

@@ -30,6 +30,7 @@ const (
 // A Result is what came of a schedule.
 type Result struct {
 	Seed     uint64                     `json:"seed"`
+	Server   int                        `json:"server"`           // server_version_num
 	Faults   []string                   `json:"faults,omitempty"` // what is wrong
 	Missed   int                        `json:"missed"`
 	Doubled  int                        `json:"doubled"`

@@ -70,7 +70,7 @@ func (l *Lane) Play(ctx context.Context, p *plan.Plan) (*Result, error) {
 		settings: shortLeases,
 		began:    map[uuid.UUID]oracle.User{}, current: map[uuid.UUID]oracle.User{}, orgs: map[uuid.UUID]uuid.UUID{},
 	}
-	s.result = Result{Seed: p.Seed, Landed: map[plan.FaultKind]Landing{}}
+	s.result = Result{Seed: p.Seed, Server: l.server.Version(), Landed: map[plan.FaultKind]Landing{}}
 	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("schedule %d: %w", p.Seed, err)

@@ -180,12 +180,41 @@ func (l *Line) Heal() error {
 		errs = append(errs, l.ns.heal())
 		l.dropped = false
 	}
-	l.proxy.Toxics.ResetToxics(context.Background())
-	if l.cut {
-		errs = append(errs, l.proxy.Start(), l.front.start())
-		l.cut = false
+	reset := make(chan struct{})
+	go func() {
+		l.proxy.Toxics.ResetToxics(context.Background())
+		close(reset)
+	}()
+	select {
+	case <-reset:
+		if l.cut {
+			errs = append(errs, l.proxy.Start(), l.front.start())
+		}
+	case <-time.After(resetWithin):
+		errs = append(errs, l.renew())
 	}
+	l.cut = false
 	return errors.Join(errs...)
+}
+
+// resetWithin is far more than a proxy takes that does not wait for ever: it
+// asks each connection to let go, also one that ends at that moment and answers
+// no more.
+const resetWithin = 2 * time.Second
+
+// renew puts another proxy in the place of one that answers no more. Connections
+// are reset.
+func (l *Line) renew() error {
+	if !l.cut {
+		l.front.stop()
+	}
+	go l.proxy.Stop() // it may wait as well
+	proxy := toxiproxy.NewProxy(quiet, "line", anyPort, l.proxy.Upstream)
+	if err := proxy.Start(); err != nil {
+		return err
+	}
+	l.proxy, l.front.server = proxy, proxy.Listen
+	return l.front.start()
 }
 
 // Close takes the line down, with its connections.

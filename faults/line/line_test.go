@@ -223,6 +223,19 @@ func TestAHealedLineGoesOnWithTheSameConnection(t *testing.T) {
 	}
 }
 
+func TestAnotherProxyTakesThePlaceOfOneThatDoesNotAnswer(t *testing.T) {
+	l := newLine(t)
+	tk := newTalker(t, l)
+	tk.hear("connected")
+	require.NoError(t, l.Swallow())
+	require.NoError(t, l.Renew())
+	tk.hear("ended:")
+	again := newTalker(t, l)
+	again.hear("connected")
+	again.say("hello")
+	again.hear("hello")
+}
+
 func TestWhatIsSwallowedEndsTheConnection(t *testing.T) {
 	l := newLine(t)
 	tk := newTalker(t, l)
