@@ -39,8 +39,8 @@ func (s *site) setClock(ctx context.Context) error {
 		return nil
 	}
 	return execAt(ctx, s.url, fmt.Sprintf(
-		"CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog.now() + interval '%d microseconds' $$",
-		s.ahead.Microseconds()))
+		"CREATE OR REPLACE FUNCTION tokenalert.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog.now() + interval '%d.%06d seconds' $$",
+		s.ahead/time.Second, s.ahead%time.Second/time.Microsecond)) // more microseconds by themselves than PostgreSQL 14 takes
 }
 
 // now is the database's clock.
