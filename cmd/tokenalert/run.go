@@ -82,6 +82,8 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 			return
 		}
 		if second, ok := (<-signals).(syscall.Signal); ok {
+			// A terminal that is held up takes nothing.
+			time.AfterFunc(time.Second, func() { os.Exit(128 + int(second)) })
 			releaseTerminal()
 			os.Exit(128 + int(second))
 		}

@@ -7,7 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -130,8 +130,11 @@ func awaitQuit(keys io.Reader) {
 	}
 }
 
-// given is how to give the terminal back that a page is on.
-var given atomic.Pointer[func()]
+// given is how to give the terminal back that a page is on; nil: there is none.
+var given struct {
+	sync.Mutex
+	back func()
+}
 
 // enter takes the terminal and returns what gives it back, once.
 func enter(out *os.File) (leave func(), err error) {
@@ -139,20 +142,24 @@ func enter(out *os.File) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	back := func() {
+	given.Lock()
+	given.back = func() {
 		_, _ = out.WriteString(leavePage) // nothing can be done about it
 		_ = term.Restore(int(out.Fd()), before)
 	}
-	given.Store(&back)
+	given.Unlock()
 	_, err = out.WriteString(enterPage)
 	return releaseTerminal, err
 }
 
-// releaseTerminal gives the terminal back if a page is on it. It is also for
-// whoever exits without returning.
+// releaseTerminal gives the terminal back if a page is on it, or waits until it
+// has been. It is also for whoever exits without returning.
 func releaseTerminal() {
-	if back := given.Swap(nil); back != nil {
-		(*back)()
+	given.Lock()
+	defer given.Unlock()
+	if given.back != nil {
+		given.back()
+		given.back = nil
 	}
 }
 
