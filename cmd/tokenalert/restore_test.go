@@ -76,8 +76,8 @@ func TestADumpInAYoungerCluster(t *testing.T) {
 			p.settled()
 			assert.Equal(t, []int{80, 90}, p.told(one))
 			assert.Equal(t, []int{80}, p.told(none))
+			w.terminate() // what has committed is logged by then
 			assert.Len(t, w.log(worker.EventAlertSent), 2)
-			w.terminate()
 		})
 	}
 }
