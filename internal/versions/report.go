@@ -18,6 +18,9 @@ func failures(o outcome) string {
 	for _, t := range o.result.failed {
 		fmt.Fprintf(&b, "FAILED %s\n%s", t.name, t.said)
 	}
+	for _, t := range o.result.unsteady {
+		fmt.Fprintf(&b, "FAILED, and passed alone: %s\n%s", t.name, t.said)
+	}
 	return b.String()
 }
 
@@ -35,13 +38,15 @@ func report(outcomes []outcome) string {
 		version, _, _ := strings.Cut(o.version, "-")
 		fmt.Fprintf(&b, line, version, o.step, o.result.passed, failed, len(o.result.skipped), o.took.Round(time.Second))
 	}
-	b.WriteString(listed("failed", outcomes, func(o outcome) []test {
-		failed := slices.Clone(o.result.failed)
+	names := func(failed []test) []test {
+		failed = slices.Clone(failed)
 		for i := range failed {
 			failed[i].said = "" // it was printed when it failed
 		}
 		return failed
-	}))
+	}
+	b.WriteString(listed("failed", outcomes, func(o outcome) []test { return names(o.result.failed) }))
+	b.WriteString(listed("failed, and passed alone", outcomes, func(o outcome) []test { return names(o.result.unsteady) }))
 	b.WriteString(listed("skipped", outcomes, func(o outcome) []test { return o.result.skipped }))
 	return b.String()
 }

@@ -14,7 +14,7 @@ func TestReport(t *testing.T) {
 		passed: 7, skipped: []test{{"m.TestA", "it takes pg_dump"}, {"m.TestB", "below 15"}},
 	}}
 	current := outcome{version: "18.4.0-beta.17", step: "go test ./...", took: time.Second, result: result{
-		passed: 8, failed: []test{{"m.TestC", "no\n"}}, skipped: []test{{"m.TestA", "it takes pg_dump"}},
+		passed: 8, failed: []test{{"m.TestC", "no\n"}}, unsteady: []test{{"m.TestD", "late\n"}}, skipped: []test{{"m.TestA", "it takes pg_dump"}},
 	}}
 	broken := outcome{version: "18.4.0-beta.17", step: "another", err: errors.New("killed")}
 	assert.Equal(t, `
@@ -26,12 +26,15 @@ PostgreSQL  ran             passed       failed  skipped  took
 failed:
   m.TestC on 18
 
+failed, and passed alone:
+  m.TestD on 18
+
 skipped:
   m.TestA on 14, 18: it takes pg_dump
   m.TestB on 14: below 15
 `, report([]outcome{old, current, broken}))
 	assert.Empty(t, failures(old))
-	assert.Equal(t, "FAILED m.TestC\nno\n", failures(current))
+	assert.Equal(t, "FAILED m.TestC\nno\nFAILED, and passed alone: m.TestD\nlate\n", failures(current))
 	assert.Equal(t, "killed\n", failures(broken))
 	assert.False(t, old.failed())
 	assert.True(t, current.failed())

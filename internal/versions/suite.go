@@ -16,9 +16,10 @@ import (
 
 // result is what tests came to.
 type result struct {
-	passed  int
-	failed  []test
-	skipped []test
+	passed   int
+	failed   []test
+	unsteady []test // they failed beside the others, and passed alone
+	skipped  []test
 }
 
 // test is one that failed or was skipped, or a package that failed as a whole.
@@ -30,9 +31,71 @@ type test struct {
 // suiteWithin bounds the tests of a package, on a machine that others use too.
 const suiteWithin = 40 * time.Minute
 
-// suite runs all tests on the PostgreSQL in bin.
+// fewFailed is how many tests may be unsteady. Where more fail, it is not for
+// the load.
+const fewFailed = 3
+
+// suite runs all tests on the PostgreSQL in bin, and those that fail, where they
+// are few, once more and alone.
 func suite(ctx context.Context, root, bin string) (result, error) {
-	cmd := command(ctx, root, bin, "go", "test", "-json", "-count=1", "-timeout", suiteWithin.String(), "./...")
+	r, err := goTest(ctx, root, bin, "./...")
+	if err != nil {
+		return r, err
+	}
+	again := topLevel(r.failed)
+	if len(again) > fewFailed {
+		return r, nil
+	}
+	for _, t := range again {
+		alone, err := goTest(ctx, root, bin, "-run", "^"+t.name+"$", t.pkg)
+		if err != nil {
+			return r, err
+		}
+		if len(alone.failed) == 0 && alone.passed > 0 {
+			r.steady(t)
+		}
+	}
+	return r, nil
+}
+
+// topTest is a test that is no subtest.
+type topTest struct{ pkg, name string }
+
+func (t topTest) holds(name string) bool {
+	whole := t.pkg + "." + t.name
+	return name == whole || strings.HasPrefix(name, whole+"/")
+}
+
+// topLevel are the tests that failed, without subtests and without packages that
+// failed as a whole.
+func topLevel(failed []test) []topTest {
+	var all []topTest
+	for _, f := range failed {
+		pkg, name, ok := strings.Cut(f.name, ".")
+		if !ok {
+			continue
+		}
+		name, _, _ = strings.Cut(name, "/")
+		if t := (topTest{pkg, name}); !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// steady moves a test and its subtests from those that failed.
+func (r *result) steady(t topTest) {
+	r.failed = slices.DeleteFunc(r.failed, func(f test) bool {
+		if !t.holds(f.name) {
+			return false
+		}
+		r.unsteady = append(r.unsteady, f)
+		return true
+	})
+}
+
+func goTest(ctx context.Context, root, bin string, args ...string) (result, error) {
+	cmd := command(ctx, root, bin, "go", append([]string{"test", "-json", "-count=1", "-timeout", suiteWithin.String()}, args...)...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -74,4 +76,47 @@ func TestReadSaysWhatBecameOfEachTest(t *testing.T) {
 	}
 	_, err := read(strings.NewReader("go: cannot find module"))
 	require.Error(t, err)
+}
+
+func TestWhatPassesAloneIsUnsteady(t *testing.T) {
+	t.Parallel()
+	r := result{failed: []test{{name: "m/a.TestA/x y/z"}, {name: "m/a.TestA"}, {name: "m/a.TestAB"}, {name: "m/b"}}}
+	all := topLevel(r.failed)
+	assert.Equal(t, []topTest{{"m/a", "TestA"}, {"m/a", "TestAB"}}, all)
+	r.steady(all[0])
+	assert.Equal(t, []test{{name: "m/a.TestAB"}, {name: "m/b"}}, r.failed)
+	assert.Equal(t, []test{{name: "m/a.TestA/x y/z"}, {name: "m/a.TestA"}}, r.unsteady)
+}
+
+// A module with a test that fails the first time, and one that fails always.
+func TestWhatFailsIsRunAgainAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod": "module m\n",
+		"m_test.go": `package m
+
+import (
+	"os"
+	"testing"
+)
+
+func TestOnce(t *testing.T) {
+	if f, err := os.OpenFile("ran", os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+		_ = f.Close()
+		t.Error("the first time")
+	}
+}
+
+func TestAlways(t *testing.T) { t.Error("always") }
+`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	r, err := suite(t.Context(), dir, "")
+	require.NoError(t, err)
+	require.Len(t, r.failed, 1)
+	assert.Equal(t, "m.TestAlways", r.failed[0].name)
+	require.Len(t, r.unsteady, 1)
+	assert.Equal(t, "m.TestOnce", r.unsteady[0].name)
 }
