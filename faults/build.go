@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"tokenalert/faults/lane"
 	"tokenalert/internal/module"
 )
 
@@ -30,4 +31,13 @@ func fileID(path string) (string, error) {
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:]), nil
+}
+
+// openLane builds the binary into the directory, and starts a server to try it on.
+func openLane(ctx context.Context, directory string) (*lane.Lane, error) {
+	binary, err := buildInto(ctx, directory)
+	if err != nil {
+		return nil, err
+	}
+	return lane.New(ctx, lane.Options{Binary: binary, Directory: directory, Keep: true, BinDir: os.Getenv("PGTEST_BIN")})
 }

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"tokenalert/faults/lane"
 )
 
 func newCrowd() *cobra.Command {
@@ -22,11 +20,7 @@ by themselves meanwhile. Say how long they all waited, and check that each was
 told once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			binary, err := buildInto(cmd.Context(), o.directory)
-			if err != nil {
-				return err
-			}
-			at, err := lane.New(cmd.Context(), lane.Options{Binary: binary, Directory: o.directory, Keep: true, BinDir: os.Getenv("PGTEST_BIN")})
+			at, err := openLane(cmd.Context(), o.directory)
 			if err != nil {
 				return err
 			}

@@ -44,11 +44,7 @@ ten milliseconds, so that the leader is awake, and every one and a half seconds,
 that it sleeps. Faults that take the lease are repeated half as often.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			binary, err := buildInto(cmd.Context(), o.directory)
-			if err != nil {
-				return err
-			}
-			at, err := lane.New(cmd.Context(), lane.Options{Binary: binary, Directory: o.directory, Keep: true, BinDir: os.Getenv("PGTEST_BIN")})
+			at, err := openLane(cmd.Context(), o.directory)
 			if err != nil {
 				return err
 			}

@@ -25,8 +25,8 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind, periods *Periods) (
 		explain("countWindow", countWindow, periods.parameters(80, int64(10_000), "worker", int64(100_000))...)
 	} else {
 		explain("countEverything", countEverything, periods.parameters(80, periods.trackedSince(), "worker", string(kind))...)
+		batch.Queue(lookUp)
 	}
-	batch.Queue(lookUp)
 	explain("forgetDeleted", forgetDeleted, int64(wantedPerTick))
 	explain("countWanted", countWanted, periods.placing(int64(wantedPerTick))...)
 	var decisions []Decision

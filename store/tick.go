@@ -193,6 +193,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
 	} else {
 		batch.Queue(countEverything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
+		batch.Queue(lookUp)
 	}
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
@@ -239,15 +240,12 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
 	batch := &pgx.Batch{}
-	batch.Queue(lookUp)
 	batch.Queue(forgetDeleted, int64(wantedPerTick))
 	batch.Queue(countWanted, q.Periods.placing(int64(wantedPerTick))...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
-	for range 2 {
-		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("forget deleted users: %w", err)
-		}
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("forget deleted users: %w", err)
 	}
 	found, err := results.Query()
 	if err != nil {
