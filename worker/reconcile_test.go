@@ -29,21 +29,23 @@ var errRolledBack = errors.New("rolled back on purpose")
 // writers with transactions short and long, no total ever differs.
 func TestReconcileBesideAWorkerFindsNothing(t *testing.T) {
 	t.Parallel()
-	const writers, rounds = 4, 40
+	const writers, transactions = 4, 30
 	w := newWorld(t)
 	var users []uuid.UUID
 	for range 20 {
 		users = append(users, w.user(1_000_000))
 	}
-	r := w.start(func(c *worker.Config) { c.TickTarget = 10 * time.Millisecond })
+	r := w.start(func(c *worker.Config) { c.TickTarget = time.Millisecond })
 	r.await(worker.EventTickCompleted)
 
 	var group sync.WaitGroup
-	var stopped atomic.Bool
+	var writing atomic.Int32
 	for range writers {
 		conn := w.db.ConnAs(t, pgtest.Owner)
+		writing.Add(1)
 		group.Go(func() {
-			for !stopped.Load() {
+			defer writing.Add(-1)
+			for range transactions {
 				err := pgx.BeginFunc(context.Background(), conn, func(tx pgx.Tx) error {
 					for range 1 + rand.N(3) {
 						_, err := tx.Exec(context.Background(), `INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used)
@@ -67,25 +69,20 @@ func TestReconcileBesideAWorkerFindsNothing(t *testing.T) {
 			}
 		})
 	}
-	stop := sync.OnceFunc(func() {
-		stopped.Store(true)
-		group.Wait()
-	})
-	t.Cleanup(stop)
-	bounded := func() int {
-		return r.logs.FilterField(worker.Event(worker.EventTickCompleted)).FilterField(zap.Bool("bounded", true)).Len()
-	}
+	t.Cleanup(group.Wait)
 	var compared int64
 	again := func(err error) { t.Error("started anew:", err) }
-	for round := 0; round < rounds || bounded() == 0 && round < 20*rounds; round++ {
+	for round := 0; writing.Load() > 0; round++ {
 		result, err := worker.Reconcile(t.Context(), w.store, nil, again)
 		require.NoError(t, err)
 		require.Empty(t, result.Differences, "round %d", round)
 		compared += result.Users
 	}
-	stop()
-	assert.Positive(t, bounded(), "no tick was bounded")
+	bounded := r.logs.FilterField(worker.Event(worker.EventTickCompleted)).FilterField(zap.Bool("bounded", true)).Len()
+	assert.Positive(t, bounded, "no tick was bounded")
 	assert.Positive(t, compared)
+	r.stop() // what it left, in ticks so short, one with longer ticks counts sooner
+	w.start()
 	w.settle()
 	result, err := worker.Reconcile(t.Context(), w.store, nil, again)
 	require.NoError(t, err)
