@@ -67,11 +67,12 @@ CREATE TABLE tokenalert.user_limits (
 );
 COMMENT ON TABLE tokenalert.user_limits IS 'Limits, where the users table has none (ignored where it has). NULL or 0: unlimited.';
 
--- The bell is a lease: the value is the epoch second until which it is armed.
--- setval is immediate and never rolled back. Every role that inserts usage
+-- The bell is a lease: the value is the epoch second until which it is armed. A
+-- bell that was silenced has no last value (is_called is false), as one that is
+-- new. setval is immediate and never rolled back. Every role that inserts usage
 -- reads it in the trigger's condition, so SELECT goes to PUBLIC.
+-- https://www.postgresql.org/docs/current/functions-sequence.html
 CREATE SEQUENCE tokenalert.doorbell MINVALUE 0 START 0 NO CYCLE;
-SELECT setval('tokenalert.doorbell', 0);
 GRANT SELECT ON SEQUENCE tokenalert.doorbell TO PUBLIC;
 
 -- The roles that `migrate grant` was given, so that `migrate up` can restore

@@ -3,7 +3,8 @@
 -- turns its own errors into a warning, waits for nobody, and has its
 -- search_path pinned. None can be called by anyone but a trigger.
 
--- ring wakes the worker. It is called only while the bell is armed, and stays
+-- ring wakes the worker. It is called only while the bell is armed or the lease
+-- of a worker that died has not been taken away, and then does nothing. It stays
 -- mute when the notification queue is half full (a full queue fails the commit
 -- of whoever notifies) and where transactions can be prepared (PREPARE
 -- TRANSACTION is refused after NOTIFY), unless the settings force it.
@@ -13,7 +14,8 @@ CREATE FUNCTION tokenalert.ring() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    IF pg_notification_queue_usage() < 0.5 THEN
+    IF pg_sequence_last_value('tokenalert.doorbell') > date_part('epoch', clock_timestamp())
+       AND pg_notification_queue_usage() < 0.5 THEN
         IF current_setting('max_prepared_transactions') <> '0' THEN -- apart, as a query locks what it reads when it is planned
             IF (SELECT s.bell_forced FROM tokenalert.settings s) IS NOT TRUE THEN
                 RETURN NULL;

@@ -133,7 +133,7 @@ func examineBell(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 		return err
 	}
 	lease := time.Duration(min(left, farLease.Seconds()*24*365) * float64(time.Second)).Round(time.Second)
-	silence := "SELECT setval('tokenalert.doorbell', 0);"
+	silence := "SELECT setval('tokenalert.doorbell', 0, false);"
 	switch {
 	case lease > farLease:
 		x.find(Warning, fmt.Sprintf("the bell is armed for the next %s, longer than any worker arms it (restored, or set by hand?): until a worker that uses the bell leads, inserts notify for nobody", lease),

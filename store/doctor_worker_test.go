@@ -51,16 +51,16 @@ func TestTheDoctorFindsFaultsOfTheWorker(t *testing.T) {
 		},
 		"a bell armed for days": {
 			check: "bell", make: doing("SELECT setval('tokenalert.doorbell', date_part('epoch', now() + interval '3 days')::bigint)"),
-			severity: store.Warning, says: []string{"longer than any worker arms it"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0);"},
+			severity: store.Warning, says: []string{"longer than any worker arms it"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0, false);"},
 		},
 		"a bell armed for ever": {
 			check: "bell", as: pgtest.Runtime, make: doing("SELECT setval('tokenalert.doorbell', 9223372036854775807)"),
-			severity: store.Warning, says: []string{"longer than any worker arms it"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0);"},
+			severity: store.Warning, says: []string{"longer than any worker arms it"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0, false);"},
 		},
 		"a bell armed for nobody": {
 			check: "bell", before: doing("SELECT setval('tokenalert.doorbell', date_part('epoch', now() + interval '20 seconds')::bigint)"),
 			make:     doing("SELECT setval('tokenalert.doorbell', date_part('epoch', now() + interval '4 minutes')::bigint)"),
-			severity: store.Warning, says: []string{"longer than a lease (30s), though nobody leads"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0);"},
+			severity: store.Warning, says: []string{"longer than a lease (30s), though nobody leads"}, commands: []string{"SELECT setval('tokenalert.doorbell', 0, false);"},
 		},
 		"a queue that nobody reads": {
 			check: "bell", path: "full_queue,pg_catalog,public", before: queue("0.49"), make: queue("0.5"),

@@ -132,7 +132,7 @@ func (l *Lead) Arm(ctx context.Context, lease time.Duration) (bool, error) {
 // Disarm silences the bell.
 func (l *Lead) Disarm(ctx context.Context) error {
 	var zero int64
-	if err := l.query(ctx, `SELECT setval('tokenalert.doorbell', 0), pg_backend_pid()`, &zero); err != nil {
+	if err := l.query(ctx, `SELECT setval('tokenalert.doorbell', 0, false), pg_backend_pid()`, &zero); err != nil {
 		return fmt.Errorf("silence the bell: %w", err)
 	}
 	return nil
@@ -143,7 +143,7 @@ func (l *Lead) Disarm(ctx context.Context) error {
 func (l *Lead) Release(ctx context.Context) error {
 	l.mu.Lock()
 	_, err := l.conn.Exec(ctx, fmt.Sprintf(
-		"SELECT setval('tokenalert.doorbell', 0), pg_advisory_unlock(%d), pg_notify('%s', '')", leadKey, channelLead),
+		"SELECT setval('tokenalert.doorbell', 0, false), pg_advisory_unlock(%d), pg_notify('%s', '')", leadKey, channelLead),
 		pgx.QueryExecModeSimpleProtocol)
 	l.mu.Unlock()
 	l.Close()

@@ -110,7 +110,7 @@ func TestTheBellIsALease(t *testing.T) {
 	s := migratedSite(t, host.CMS)
 	l := lead(t, s.runtime(), time.Minute)
 	armed := func() bool {
-		return ask[bool](s, "SELECT pg_sequence_last_value('tokenalert.doorbell'::regclass)::float8 > date_part('epoch', clock_timestamp())")
+		return ask[bool](s, "SELECT coalesce(pg_sequence_last_value('tokenalert.doorbell') > date_part('epoch', clock_timestamp()), false)")
 	}
 	arm := func() bool {
 		was, err := l.Arm(t.Context(), 30*time.Second)
@@ -125,6 +125,7 @@ func TestTheBellIsALease(t *testing.T) {
 	assert.True(t, arm(), "a renewal")
 	require.NoError(t, l.Disarm(t.Context()))
 	assert.False(t, armed())
+	assert.True(t, ask[bool](s, "SELECT pg_sequence_last_value('tokenalert.doorbell') IS NULL"), "inserts would call ring()")
 	assert.False(t, arm())
 
 	s.exec("SELECT setval('tokenalert.doorbell', (date_part('epoch', clock_timestamp()) - 1)::bigint)")

@@ -35,8 +35,10 @@ type bell struct {
 	metrics              *Metrics
 	log                  *zap.Logger
 
-	mu    sync.Mutex
-	armed time.Time // when it was armed or renewed last; zero: silent
+	mu sync.Mutex
+	// When it was armed or renewed last; zero: silent. A new leader takes it to be
+	// armed, by one that died: every insert looks whether that lease has ended.
+	armed time.Time
 }
 
 func newBell(lead *store.Lead, c Config, m *Metrics, log *zap.Logger, muted string) *bell {
@@ -46,7 +48,7 @@ func newBell(lead *store.Lead, c Config, m *Metrics, log *zap.Logger, muted stri
 	return &bell{
 		muted: muted != "", rung: make(chan struct{}, 1),
 		lease: c.BellLease, renewal: c.BellRenewal, ping: c.LeadPing,
-		lead: lead, metrics: m, log: log,
+		lead: lead, metrics: m, log: log, armed: time.Now(),
 	}
 }
 
