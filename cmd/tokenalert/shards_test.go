@@ -133,8 +133,8 @@ func writeAtOnce(one, other *shard) {
 		s.worker = s.leads(alike...)
 	}
 	loads := []*traffic{one.drive(users, one.db), other.drive(users, other.db)}
-	for n, l := range loads {
-		l.goOn(t, 300*(n+1))
+	for _, l := range loads {
+		l.goOn(t, 200)
 	}
 	for _, l := range loads {
 		l.stop()
