@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -80,13 +81,13 @@ func TestShardsShareNothing(t *testing.T) {
 		// The transaction ids are the cluster's: what stays open in one ends no
 		// window of the other.
 		late := one.user(1000)
-		release := one.db.HoldTicks(t)
 		open, err := one.owner.Begin(t.Context())
 		require.NoError(t, err)
 		require.NoError(t, host.LogUsage(t.Context(), open, late, one.org, 10))
+		other.tells()
+		release := one.db.HoldTicks(t)
 		one.use(late, 850)
 		one.held()
-		other.tells()
 		other.tells()
 		require.NoError(t, open.Commit(t.Context()))
 		release()
@@ -214,4 +215,47 @@ func (s *shard) leader() string {
 		return ""
 	}
 	return said.Leader.Worker
+}
+
+// TestAUserMovesToAnotherShard with what they used and what they were told, which
+// nobody tells them again there.
+func TestAUserMovesToAnotherShard(t *testing.T) {
+	t.Parallel()
+	one, other := newShard(t, pgtest.New(t, pgtest.Migrated(host.CMS))), newShard(t, pgtest.New(t, pgtest.Migrated(host.CMS)))
+	user := one.user(1000)
+	first, second := one.leads(alike...), other.leads(alike...)
+	one.use(user, 850)
+	one.counted(user, 850)
+	first.terminate()
+	before := one.ids(user)
+	require.Len(t, before, 1)
+
+	for _, table := range []struct{ columns, rows string }{
+		{"*", "organizations WHERE id = (SELECT organization_id FROM users WHERE id = $1)"},
+		{"*", "users WHERE id = $1"},
+		{"*", "token_limit_alerts WHERE user_id = $1"},
+		{"*", "notifications WHERE user_id = $1"},
+		{"id, user_id, organization_id, tokens_used, created_at", "ai_usage_logs WHERE user_id = $1"}, // no xact_id
+	} {
+		one.copyTo(other, table.columns, table.rows, user)
+	}
+	one.exec("DELETE FROM users WHERE id = $1", user)
+	second.await(worker.EventAlertSuppressed, 1)
+	assert.Equal(t, string(worker.ReasonAlreadyTold), second.log(worker.EventAlertSuppressed)[0]["reason"])
+	other.counted(user, 850)
+	assert.Equal(t, before, other.ids(user))
+	other.use(user, 50)
+	other.counted(user, 900)
+	assert.Equal(t, []int{80, 90}, other.told(user))
+	other.settled()
+	second.terminate()
+}
+
+// copyTo copies columns of a user's rows to another shard.
+func (s *shard) copyTo(other *shard, columns, rows string, user uuid.UUID) {
+	s.t.Helper()
+	table, _, _ := strings.Cut(rows, " ")
+	copied := ask[string](s.platform, "SELECT json_agg(r)::text FROM (SELECT "+columns+" FROM "+rows+") r", user)
+	other.exec("INSERT INTO "+table+" "+strings.Replace("("+columns+")", "(*)", "", 1)+
+		" SELECT "+columns+" FROM json_populate_recordset(NULL::"+table+", $1)", copied)
 }
