@@ -91,11 +91,7 @@ func (db *database) stop() error {
 	}
 	db.process = nil
 	_ = p.Cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.Done:
-	case <-time.After(stopWithin):
-		_ = p.Cmd.Process.Kill()
-		<-p.Done
+	if !p.EndsWithin(stopWithin) {
 		return fmt.Errorf("the worker of %s did not stop", db.key)
 	}
 	if p.Err != nil {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"regexp"
-	"strconv"
 	"testing"
 	"time"
 
@@ -214,12 +212,7 @@ func TestAFrozenPrimaryIsLeftBehind(t *testing.T) {
 // reconnected is how often a worker has looked for the lead anew.
 func (p *process) reconnected() int {
 	p.t.Helper()
-	_, body := p.get("/metrics")
-	found := regexp.MustCompile(`(?m)^tokenalert_reconnects_total\{connection="lead"\} (\d+)$`).FindStringSubmatch(body)
-	require.NotNil(p.t, found, body)
-	n, err := strconv.Atoi(found[1])
-	require.NoError(p.t, err)
-	return n
+	return p.metric(`tokenalert_reconnects_total{connection="lead"}`)
 }
 
 // TestAWorkerGoesPastAStandby where its URL does not say what it is looking for.

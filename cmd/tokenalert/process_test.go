@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -191,6 +193,17 @@ func (p *process) get(path string) (status int, body string) {
 	text, err := io.ReadAll(response.Body)
 	require.NoError(p.t, err)
 	return response.StatusCode, string(text)
+}
+
+// metric returns a series of whole numbers, named with its labels.
+func (p *process) metric(series string) int {
+	p.t.Helper()
+	_, body := p.get("/metrics")
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\d+)$`).FindStringSubmatch(body)
+	require.NotNil(p.t, found, body)
+	n, err := strconv.Atoi(found[1])
+	require.NoError(p.t, err)
+	return n
 }
 
 // awaitReady waits until /readyz answers 200, and returns what it says.

@@ -1,13 +1,11 @@
 package lane
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,7 +51,12 @@ func (l *Lane) Crowd(ctx context.Context, users int, said func(told int)) (*Crow
 		return nil, err
 	}
 	slices.Sort(c.result.Others)
-	return c.result, c.readTicks()
+	s.readLogs()
+	if !s.result.OK() {
+		return nil, errors.New(strings.Join(s.result.Faults, "\n"))
+	}
+	c.result.Ticks, c.result.LongestTick = s.result.Events["tick.completed"], s.result.Longest
+	return c.result, nil
 }
 
 type crowd struct {
@@ -151,29 +154,4 @@ func (c *crowd) crossAlone(ctx context.Context) (time.Duration, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
-}
-
-// readTicks looks for the longest tick in the worker's log.
-func (c *crowd) readTicks() error {
-	for _, path := range c.slots[0].logs {
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		lines := bufio.NewScanner(file)
-		for lines.Scan() {
-			var line struct {
-				Event    string
-				Duration float64 `json:"duration_ms"`
-			}
-			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Event == "tick.completed" {
-				c.result.Ticks++
-				c.result.LongestTick = max(c.result.LongestTick, time.Duration(line.Duration*float64(time.Millisecond)))
-			}
-		}
-		if err := errors.Join(lines.Err(), file.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -41,7 +41,8 @@ type Result struct {
 	Possible int                        `json:"possible"`
 	Told     int                        `json:"told"`
 	Landed   map[plan.FaultKind]Landing `json:"landed"`
-	Events   map[string]int             `json:"events"` // of the workers' logs
+	Events   map[string]int             `json:"events"`  // of the workers' logs
+	Longest  time.Duration              `json:"longest"` // tick, by the same
 	Settled  time.Duration              `json:"settled"`
 	Took     time.Duration              `json:"took"`
 	TooSmall string                     `json:"too_small,omitempty"` // why it does not count
@@ -141,7 +142,7 @@ func (s *site) readLogs() {
 	told := map[string]int{}
 	for _, w := range s.slots {
 		for _, path := range w.logs {
-			if err := readLog(path, r.Events, told); err != nil {
+			if err := r.readLog(path, told); err != nil {
 				s.wrong(err)
 			}
 		}
@@ -154,7 +155,7 @@ func (s *site) readLogs() {
 	}
 }
 
-func readLog(path string, events, told map[string]int) error {
+func (r *Result) readLog(path string, told map[string]int) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -166,6 +167,7 @@ func readLog(path string, events, told map[string]int) error {
 		var line struct {
 			Event, Kind, Notification string
 			Bounded                   bool
+			Duration                  float64 `json:"duration_ms"`
 		}
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			if strings.Contains(lines.Text(), "panic") || strings.Contains(lines.Text(), "goroutine") {
@@ -173,12 +175,15 @@ func readLog(path string, events, told map[string]int) error {
 			}
 			continue // the last line of one that was killed, or an error for people
 		}
-		events[line.Event]++
+		r.Events[line.Event]++
 		if line.Bounded {
-			events["tick.bounded"]++
+			r.Events["tick.bounded"]++
 		}
-		if line.Event == "tick.completed" && line.Kind == "full" {
-			events["tick.full"]++
+		if line.Event == "tick.completed" {
+			r.Longest = max(r.Longest, time.Duration(line.Duration*float64(time.Millisecond)))
+			if line.Kind == "full" {
+				r.Events["tick.full"]++
+			}
 		}
 		if line.Event == "alert.sent" {
 			told[line.Notification]++

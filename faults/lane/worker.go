@@ -138,11 +138,7 @@ func (s *slot) signal(signal syscall.Signal) *process {
 // await waits for the end of a process that was told to.
 func (s *slot) await(p *process, within time.Duration) error {
 	_ = p.Cmd.Process.Signal(syscall.SIGCONT) // or it could not
-	select {
-	case <-p.Done:
-	case <-time.After(within):
-		_ = p.Cmd.Process.Kill() // it is there: it has not ended
-		<-p.Done
+	if !p.EndsWithin(within) {
 		return fmt.Errorf("worker %s did not stop within %s", p.name, within)
 	}
 	s.mu.Lock()

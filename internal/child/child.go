@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 )
 
 // A Process is a child that a goroutine of its own has started and waits for.
@@ -12,6 +13,19 @@ type Process struct {
 	Cmd  *exec.Cmd
 	Done chan struct{} // closed when the child has ended
 	Err  error         // of its end; to be read after Done
+}
+
+// EndsWithin waits for the child to end, and kills it where that takes longer. It
+// reports whether it did not have to.
+func (p *Process) EndsWithin(d time.Duration) bool {
+	select {
+	case <-p.Done:
+		return true
+	case <-time.After(d):
+		_ = p.Cmd.Process.Kill() // or it has ended just now
+		<-p.Done
+		return false
+	}
 }
 
 // Start starts a child and returns once it runs. On Linux the kernel sends it the
