@@ -22,8 +22,13 @@ const (
 	// pollFirst is the pause between looks without a bell, before it backs off
 	// to TOKENALERT_PAUSE_MAX.
 	pollFirst = 50 * time.Millisecond
-	// pausePerCost: ticking takes about a quarter of the time at most.
-	pausePerCost = 3
+	// The pause after a tick, in what the tick took. A tick costs much the same for
+	// one row as for many. So ticking takes a quarter of the time at most where
+	// few rows come, and each alert is worth it; and a twentieth where hundreds
+	// come between two ticks, and the host's CPU may be the limit.
+	pausePerCost, pausePerCostMax = 3, 20
+	// rowsPerPause is for how many rows found the pause is longer by one cost.
+	rowsPerPause = 20
 	// failureMax bounds the pause after ticks that fail again and again.
 	failureMax = 5 * time.Second
 )

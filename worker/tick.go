@@ -71,7 +71,11 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		l.planned = true
 		return true, l.config.PauseMin, nil
 	}
-	return true, min(max(pausePerCost*took, l.config.PauseMin), l.config.PauseMax), nil
+	return true, min(max(pauseAfter(took, result.Rows), l.config.PauseMin), l.config.PauseMax), nil
+}
+
+func pauseAfter(took time.Duration, rows int64) time.Duration {
+	return took * time.Duration(min(max(rows/rowsPerPause, pausePerCost), pausePerCostMax))
 }
 
 func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
