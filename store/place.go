@@ -52,7 +52,8 @@ placed AS MATERIALIZED (
 // candidateColumns are what a decision needs to know of c, a row of
 // usage_periods, and a, its user's account. told lists the thresholds that the
 // user was told within this period under another period's key (the reset day
-// or the zone has changed since, or the host told it before we took over).
+// or the zone has changed since, or the host told it before we took over). Such a
+// period overlaps this one, and none is as long as 32 days.
 const candidateColumns = `
 	c.user_id, a.organization_id, left(a.full_name, 200) AS full_name, left(a.language, 50) AS language,
 	c.period_start, c.period_end, greatest(least(c.tokens_used, 9223372036854775807), -9223372036854775808)::bigint AS tokens_used,
@@ -61,6 +62,7 @@ const candidateColumns = `
 	      WHERE t.user_id = c.user_id AND t.alert_sent
 	        AND t.sent_at >= c.period_start AND t.sent_at < c.period_end
 	        AND t.period_start IS DISTINCT FROM c.period_start
+	        AND (t.period_start IS NULL OR t.period_start > c.period_start - interval '32 days')
 	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told`
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest

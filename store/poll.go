@@ -28,7 +28,7 @@ SELECT pg_snapshot_xmin(here.snapshot)::text,
 	       SELECT FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi LIMIT 1) l)
        OR EXISTS (SELECT FROM ended, LATERAL (
 	       SELECT FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l),
-       (SELECT extract(epoch FROM min(r.due_at) - here.at)::float8 FROM tokenalert.recounts r WHERE r.due_at > here.at)
+       (SELECT extract(epoch FROM min(r.due_at) - here.at)::float8 FROM tokenalert.recounts r WHERE r.id > 0 AND r.due_at > here.at)
 FROM here CROSS JOIN due LEFT JOIN last ON true`
 
 // maxDue is what is far enough away not to be waited for.

@@ -4,6 +4,9 @@ package store
 // before. It yields ranges (the transaction ids from the last snapshot's xmax
 // up, read between the ids that still run, not across them, so that an open
 // bulk load is not walked over) and ended (what ran then and has ended since).
+//
+// Corrections are found by their id, all of which are above 0: the table keeps
+// the pages of the most that ever waited, and is not to be read in full.
 const window = `
 last AS MATERIALIZED (
 	SELECT id, snapshot, system_identifier FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
@@ -35,8 +38,8 @@ ended AS MATERIALIZED (
 	WHERE NOT EXISTS (SELECT FROM running r WHERE r.xid = xid.xid)
 ),
 due AS MATERIALIZED (
-	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.due_at IS NULL OR r.due_at <= here.at) AS any,
-	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.user_id IS NULL) AS everything
+	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.id > 0 AND (r.due_at IS NULL OR r.due_at <= here.at)) AS any,
+	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.id > 0 AND r.user_id IS NULL) AS everything
 )`
 
 // sameFile compares the table's file now (a syscache look-up, after the lock)
@@ -142,9 +145,8 @@ undecided AS ( -- more than a tick looks at
 begins AS ( -- a period in the future is looked at again when it begins
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
-	FROM fence, here, placed d
-	WHERE d.period_start > here.at
-	  AND NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
+	FROM (SELECT d.user_id, d.period_start FROM fence, here, placed d WHERE d.period_start > here.at OFFSET 0) d
+	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
