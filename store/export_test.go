@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // PlansOfATick are the plans, as EXPLAIN (FORMAT JSON) has them, of what a tick
@@ -68,4 +70,17 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	}
 	_, err = conn.Exec(ctx, "ROLLBACK")
 	return plans, err
+}
+
+// Trace writes each message on the pool's connection to w, one a line, until
+// stop is called (see pgproto3.Frontend).
+func (s *Store) Trace(ctx context.Context, w io.Writer) (stop func(), err error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	frontend := conn.Conn().PgConn().Frontend()
+	frontend.Trace(w, pgproto3.TracerOptions{SuppressTimestamps: true})
+	return frontend.Untrace, nil
 }

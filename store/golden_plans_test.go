@@ -77,7 +77,7 @@ func (c *counter) fill(users, rows int) {
 	c.exec(`INSERT INTO users (organization_id, email, password_hash, full_name, monthly_token_limit)
 		SELECT $1, n || '@example.org', 'none', 'Ada Example', 100 FROM generate_series(1, $2::integer) AS n`, c.org, users)
 	c.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, created_at)
-		SELECT id, organization_id, 3, now() - n * interval '2 months' / $1 FROM users, generate_series(1, $1::integer) AS n`, rows)
+		SELECT id, organization_id, 3, now() - n * interval '2 months' / $1 FROM users, generate_series(0, $1::integer - 1) AS n`, rows)
 	c.exec(`INSERT INTO tokenalert.usage_periods (user_id, period_start, period_end, tokens_used, tick_id)
 		SELECT id, date_trunc('month', now()) - n * interval '1 month', date_trunc('month', now()) - (n - 1) * interval '1 month', 90, 1
 		FROM users, generate_series(0, 11) AS n`)
