@@ -23,7 +23,7 @@ type cost struct {
 	wal                    int64 // bytes written to the log
 }
 
-// rowsEach is how many rows each user of the history has.
+// rowsEach is how many rows each user of the history has, of 60 days.
 const rowsEach = 100
 
 // costs are the most that the worker's parts may take, whatever the history. The
@@ -68,8 +68,8 @@ var costs = []struct {
 		"a tick with one correction", func(c *counter, user uuid.UUID) {
 			c.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES ($1, now(), 'usage_changed')", user)
 		}, func(c *counter) { c.tick() },
-		cost{3, 6, rowsEach, 1, 2, 640},
-		"a round trip more, of two statements: users that are gone, and the count of the user's period anew, from all of its rows. " +
+		cost{3, 6, 60, 1, 2, 640},
+		"a round trip more, of two statements: users that are gone, and the count of the user's period anew, from its rows, which are those of 31 days of 60 at most. " +
 			"Logged are the link of the chain, the correction's end, the total and the commit: 420 to 510 bytes",
 	},
 }
