@@ -116,7 +116,9 @@ func TestCosts(t *testing.T) {
 				if in.Server().Version() >= 150000 { // before, the counts came up to half a second late
 					prepare()
 					got = c.reads(func() { tt.do(c) })
-					assert.Equal(t, tt.most.usage > 0, got.usage > 0, "%s: the measure measures nothing", tt.of)
+					if tt.most.usage > 0 {
+						assert.Positive(t, got.usage, "%s: not counted", tt.of)
+					}
 				}
 				prepare()
 				tt.do(c) // plans on a new connection
