@@ -2,44 +2,85 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"strings"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// PlansOfATick are the plans of what a tick of the kind runs, by name, under the
-// settings that it runs them.
-func (s *Store) PlansOfATick(ctx context.Context, kind Kind, periods *Periods) (map[string]string, error) {
+// PlansOfATick are the plans, as EXPLAIN (FORMAT JSON) has them, of what a tick
+// of the kind runs, by name: the generic plans of prepared statements, under the
+// settings that the tick has them run. A window tick has a poll before it and a
+// look at commit times behind it, which run without.
+func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release() // within a transaction the pool destroys it
+	plans := map[string]string{}
+	explain := func(name, sql string) error {
+		statement, err := conn.Conn().Prepare(ctx, name, sql)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		execute := pgx.Identifier{name}.Sanitize()
+		if n := len(statement.ParamOIDs); n > 0 {
+			execute += "(NULL" + strings.Repeat(", NULL", n-1) + ")"
+		}
+		var plan string
+		if err := conn.QueryRow(ctx, "EXPLAIN (FORMAT JSON) EXECUTE "+execute, pgx.QueryExecModeSimpleProtocol).Scan(&plan); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		plans[name] = plan
+		return conn.Conn().Deallocate(ctx, name) // which has kept its plan
+	}
+
 	batch := &pgx.Batch{}
 	begin(batch, kind, windowTimeout, minIdleTimeout)
-	plans := map[string]string{}
-	explain := func(name, sql string, parameters ...any) {
-		batch.Queue("EXPLAIN (FORMAT JSON) "+sql, parameters...).QueryRow(func(row pgx.Row) error {
-			var plan string
-			err := row.Scan(&plan)
-			plans[name] = plan
-			return err
-		})
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, err
 	}
 	if kind == Window {
-		explain("countWindow", countWindow, periods.parameters(80, int64(10_000), "worker", int64(100_000))...)
-	} else {
-		explain("countEverything", countEverything, periods.parameters(80, periods.trackedSince(), "worker", string(kind))...)
-		batch.Queue(lookUp)
+		err = explain("countWindow", countWindow)
+	} else if err = explain("countEverything", countEverything); err == nil {
+		_, err = conn.Exec(ctx, lookUp)
 	}
-	explain("forgetDeleted", forgetDeleted, int64(wantedPerTick))
-	explain("countWanted", countWanted, periods.placing(int64(wantedPerTick))...)
-	var decisions []Decision
-	for range alertsPerStatement {
-		id := uuid.New()
-		decisions = append(decisions, Decision{UserID: id, Alerts: []Alert{{ID: id, OrganizationID: id, Threshold: 80, TokenLimit: 100}}})
+	if err != nil {
+		return nil, err
 	}
-	// What is queued for decisions is asked for its plan in their place.
-	queued := &pgx.Batch{}
-	queueDecisions(queued, &TickResult{}, decisions)
-	for _, q := range queued.QueuedQueries {
-		explain("writeDecisions", q.SQL, q.Arguments...)
+	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": countWanted, "writeDecisions": writeDecisions} {
+		if err := explain(name, sql); err != nil {
+			return nil, err
+		}
 	}
-	batch.Queue("ROLLBACK")
-	return plans, s.pool.SendBatch(ctx, batch).Close()
+	if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil || kind != Window {
+		return plans, err
+	}
+
+	if _, err := conn.Exec(ctx, "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"); err != nil {
+		return nil, err
+	}
+	for name, sql := range map[string]string{"pollWindow": pollWindow, "commitTimes": commitTimes} {
+		if err := explain(name, sql); err != nil {
+			return nil, err
+		}
+	}
+	_, err = conn.Exec(ctx, "ROLLBACK")
+	return plans, err
+}
+
+// Trace writes each message on the pool's connection to w, one a line, until
+// stop is called (see pgproto3.Frontend).
+func (s *Store) Trace(ctx context.Context, w io.Writer) (stop func(), err error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	frontend := conn.Conn().PgConn().Frontend()
+	frontend.Trace(w, pgproto3.TracerOptions{SuppressTimestamps: true})
+	return frontend.Untrace, nil
 }

@@ -3,9 +3,11 @@ package store
 // placeRows turns fresh (user_id, created_at, amount) into placed, one row per
 // user and period. Rows are first summed per user and per stretch of time in
 // which no period begins ($1, see Periods), so that the calendar is consulted
-// once per group and not once per row. A group's period is then looked up in an
-// array ($2) rather than joined: a join's plan would follow the guess of how
-// many users a tick touches, and be slow for those that it does not expect.
+// once per group and not once per row. A group's account and period are then
+// looked up, the period in an array ($2), rather than joined: a join's plan would
+// follow the guess of how many users a tick touches, and be slow for those that
+// it does not expect. Where the usage is large it guesses many, and would read
+// all users for a tick of one row.
 //
 // Parameters: $1 edges, $2 bounds, $3 time zone.
 const placeRows = `
@@ -33,7 +35,9 @@ placed AS MATERIALIZED (
 	       max(g.token_limit) AS token_limit
 	FROM (
 		SELECT g.*, a.token_limit, 5 * coalesce(a.reset_day, 1) AS last -- of the five bounds of the user's reset day
-		FROM grouped g LEFT JOIN tokenalert.accounts() a ON a.user_id = g.user_id
+		FROM grouped g LEFT JOIN LATERAL (
+			SELECT a.token_limit, a.reset_day FROM tokenalert.accounts() a WHERE a.user_id = g.user_id OFFSET 0
+		) a ON true
 		WHERE g.stretch >= 0
 	) g
 	CROSS JOIN LATERAL (

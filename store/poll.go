@@ -21,13 +21,17 @@ type Poll struct {
 // pollWindow looks for one row in the window, or one correction that is due. It
 // takes no transaction id and writes nothing. A policy that hides rows counts as
 // work, so that the tick comes to say that it cannot go on.
+//
+// It asks for the lowest id of a range, also where that is one id, since whoever
+// asks for any row of it may get a plan that reads the table until it comes: of
+// a table that few transactions wrote the planner expects to find one at once.
 const pollWindow = `WITH ` + window + `
 SELECT pg_snapshot_xmin(here.snapshot)::text,
        last.id IS NULL OR due.any OR row_security_active('ai_usage_logs')
        OR EXISTS (SELECT FROM ranges r, LATERAL (
-	       SELECT FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi LIMIT 1) l)
+	       SELECT FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id LIMIT 1) l)
        OR EXISTS (SELECT FROM ended, LATERAL (
-	       SELECT FROM ai_usage_logs WHERE xact_id = ended.xid LIMIT 1) l),
+	       SELECT FROM ai_usage_logs WHERE xact_id BETWEEN ended.xid AND ended.xid ORDER BY xact_id LIMIT 1) l),
        (SELECT extract(epoch FROM min(r.due_at) - here.at)::float8 FROM tokenalert.recounts r WHERE r.id > 0 AND r.due_at > here.at)
 FROM here CROSS JOIN due LEFT JOIN last ON true`
 

@@ -150,14 +150,15 @@ begins AS ( -- a period in the future is looked at again when it begins
 )
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
-       CASE WHEN target.bounded THEN (SELECT l.created_at FROM ai_usage_logs l, cut WHERE l.xact_id = cut.xact_id AND isfinite(l.created_at) LIMIT 1) END,
+       CASE WHEN target.bounded THEN (SELECT l.created_at FROM cut, LATERAL (
+	           SELECT created_at FROM ai_usage_logs WHERE xact_id = cut.xact_id AND isfinite(created_at) LIMIT 1) l) END,
        (SELECT count(*) FROM worth WHERE n > $7::bigint),
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
 LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
-	FROM worth c JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	FROM worth c, LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a
 	WHERE c.n <= $7::bigint
 ) s ON true`
 
@@ -277,8 +278,7 @@ FROM (SELECT) one LEFT JOIN (
 			WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0
 		) p
 		WHERE d.amount = 0
-	) c
-	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	) c, LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a
 ) s ON true`
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose

@@ -15,3 +15,16 @@ func (w *Worker) TickWithoutLead(ctx context.Context) error {
 		}
 	}
 }
+
+// Ticker makes a loop ready, whoever leads. Each call of what it returns ticks
+// once, and reports whether there was work.
+func (w *Worker) Ticker(ctx context.Context) (func() (bool, error), error) {
+	l := &loop{Worker: w, slice: firstSlice}
+	if err := l.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return func() (bool, error) {
+		worked, _, err := l.tick(ctx)
+		return worked, err
+	}, nil
+}

@@ -50,7 +50,7 @@ var mutants = []mutant{
 		"what was not committed yet is missed for ever",
 		[]edit{
 			{"store/window.go", `WHERE xact_id = ended.xid OFFSET 0`, `WHERE xact_id = ended.xid AND false OFFSET 0`},
-			{"store/poll.go", `WHERE xact_id = ended.xid LIMIT 1`, `WHERE xact_id = ended.xid AND false LIMIT 1`},
+			{"store/poll.go", `BETWEEN ended.xid AND ended.xid ORDER BY`, `BETWEEN ended.xid AND ended.xid AND false ORDER BY`},
 		},
 	},
 	{
