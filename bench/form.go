@@ -40,6 +40,13 @@ type backlog struct {
 	Law   string `json:"law"` // how the rows are shared out among the users
 }
 
+// shared is one in share of its rows, and of its users, who so have as many
+// each; 0: all of it.
+func (b backlog) shared(share int) backlog {
+	b.Rows, b.Users = b.Rows/max(1, share), b.Users/max(1, share)
+	return b
+}
+
 const (
 	evenly = "evenly"
 	zipf   = "zipf"

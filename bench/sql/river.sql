@@ -1,0 +1,11 @@
+-- Every row leaves a job, in the transaction of the insert: an insert into
+-- River's table and a notification, as https://riverqueue.com/docs/sql has them.
+CREATE FUNCTION insert_river_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO river_job (args, kind, max_attempts)
+    VALUES (jsonb_build_object('user_id', NEW.user_id, 'tokens', NEW.tokens_used, 'created_at', NEW.created_at), 'usage', 25);
+    PERFORM pg_notify(current_schema() || '.river_insert', '{"queue":"default"}');
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER insert_river_job AFTER INSERT ON ai_usage_logs FOR EACH ROW EXECUTE FUNCTION insert_river_job();
