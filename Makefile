@@ -76,6 +76,7 @@ fuzz: ## Fuzz each target for FUZZTIME; what fails stays in testdata/fuzz
 lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
+	cd bench/river && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
 quickstart: ## Type docs/quickstart.md on this machine, as root, and write the answers

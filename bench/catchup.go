@@ -87,7 +87,7 @@ func (c *catchUp) play(ctx context.Context, round int) error {
 }
 
 func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round int) error {
-	given := b.shared(db.share)
+	given := b.part(db.most)
 	if err := c.load(ctx, db, given, uint64(round)); err != nil {
 		return err
 	}

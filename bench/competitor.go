@@ -30,9 +30,9 @@ type entry struct {
 	competitor
 	extra bool // played in the first cell only
 	dead  bool // while inserts are measured, its worker does not run
-	// It takes a job for each row, and so it is given a part of each backlog, of
-	// as many users: one in share. 0: all of it.
-	share int
+	// most is how many rows of a backlog it is given at the most, since it works
+	// job by job, and the trigger writes them so; 0: all.
+	most int
 }
 
 // silent tells nobody.
@@ -46,8 +46,8 @@ var entries = []entry{
 	{key: "host", label: "the host's trigger", competitor: hostTrigger{}},
 	{key: "notify", label: "notify for each row", competitor: notify{}},
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
-	{key: "river", label: "River", competitor: river{}, share: 10},
-	{key: "graphile-worker", label: "graphile-worker", competitor: graphile{}, share: 10},
+	{key: "river", label: "River", competitor: river{}, most: jobsMost},
+	{key: "graphile-worker", label: "graphile-worker", competitor: graphile{}, most: jobsMost},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
 	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
 }

@@ -40,10 +40,12 @@ type backlog struct {
 	Law   string `json:"law"` // how the rows are shared out among the users
 }
 
-// shared is one in share of its rows, and of its users, who so have as many
-// each; 0: all of it.
-func (b backlog) shared(share int) backlog {
-	b.Rows, b.Users = b.Rows/max(1, share), b.Users/max(1, share)
+// part has no more than most of its rows, and fewer users in proportion, who so
+// have as many each; 0: all of it.
+func (b backlog) part(most int) backlog {
+	if most > 0 && most < b.Rows {
+		b.Rows, b.Users = most, b.Users*most/b.Rows
+	}
 	return b
 }
 

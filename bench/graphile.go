@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// graphile is graphile-worker, a job queue in JavaScript: a job for each row,
-// which its own runner works.
+// graphile is graphile-worker, a job queue in JavaScript: a job for each user of
+// whom rows wait, which its own runner works.
 type graphile struct{}
 
 //go:embed graphile/package.json graphile/package-lock.json graphile/worker.js

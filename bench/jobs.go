@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"strings"
 )
@@ -37,12 +38,13 @@ func (b *bench) build(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("build %s: %w", e.key, err)
 		}
-		for name, version := range versions {
-			b.versions[name] = version
-		}
+		maps.Copy(b.versions, versions)
 	}
 	return nil
 }
+
+// jobsMost has a job queue take some twenty seconds for a backlog.
+const jobsMost = 20_000
 
 // lastLine is where a command says why it failed.
 func lastLine(out []byte) string {

@@ -16,7 +16,7 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// Docs/performance.md says where each of these comes from.
+// The settings; docs/performance.md says where each comes from.
 const (
 	maxWorkers    = 2000
 	fetchCooldown = 2 * time.Millisecond
