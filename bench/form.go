@@ -57,8 +57,8 @@ const (
 var (
 	subset = form{
 		Name: "subset", Rounds: 3,
-		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: time.Second,
-		Rates: []float64{2, 20, 200}, RateFor: 5 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
+		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: 750 * time.Millisecond,
+		Rates: []float64{20, 200}, RateFor: 4 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 	}
 	everything = form{

@@ -38,10 +38,11 @@ func (graphile) build(ctx context.Context, scratch string) (map[string]string, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, installWithin)
 	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+	npm := exec.CommandContext(ctx, "npm", "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
 	npm.Dir = folder
 	if out, err := npm.CombinedOutput(); err != nil {
-		return nil, missing{strings.TrimSpace(fmt.Sprintf("npm ci: %v %s", err, lastLine(out)))}
+		code, _, _ := strings.Cut(string(out), "\n") // its first line has the kind of error
+		return nil, missing{strings.TrimSpace(fmt.Sprintf("npm ci: %v %s", err, code))}
 	}
 	raw, err := os.ReadFile(filepath.Join(folder, "node_modules", "graphile-worker", "package.json"))
 	if err != nil {

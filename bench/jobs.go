@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os/exec"
-	"strings"
 )
 
 // A builder is a competitor whose worker has to be built or installed first. It
@@ -45,12 +44,6 @@ func (b *bench) build(ctx context.Context) error {
 
 // jobsMost has a job queue take some twenty seconds for a backlog.
 const jobsMost = 20_000
-
-// lastLine is where a command says why it failed.
-func lastLine(out []byte) string {
-	text := strings.TrimSpace(string(out))
-	return strings.TrimSpace(text[strings.LastIndex(text, "\n")+1:])
-}
 
 // countEnv has the statement with which the worker of a job queue counts, so
 // that all tell by the same SQL.

@@ -24,8 +24,8 @@ func (river) build(ctx context.Context, scratch string) (map[string]string, erro
 	}
 	folder := filepath.Join(root, "bench", "river")
 	// In the cache of modules already: nothing is asked of the network.
-	if out, err := exec.CommandContext(ctx, "go", "-C", folder, "mod", "download").CombinedOutput(); err != nil {
-		return nil, missing{fmt.Sprintf("its module cannot be downloaded: %s", lastLine(out))}
+	if err := exec.CommandContext(ctx, "go", "-C", folder, "mod", "download").Run(); err != nil {
+		return nil, missing{"its modules cannot be downloaded: go -C bench/river mod download says why"}
 	}
 	program := riverProgram(scratch)
 	build := exec.CommandContext(ctx, "go", "-C", folder, "build", "-trimpath", "-buildvcs=false", "-o", program)
