@@ -61,7 +61,7 @@ faults-soak: ## Write for twenty minutes under faults, and see that nothing grow
 
 BENCH ?= subset
 .PHONY: bench
-bench: ## Measure beside other ways, 15 minutes; BENCH=full: hours (docs/performance.md)
+bench: ## Measure beside other ways, 16 minutes; BENCH=full: hours (docs/performance.md)
 	go run ./bench $(if $(filter full,$(BENCH)),--full) --write docs/performance.md
 
 .PHONY: fuzz
@@ -76,6 +76,7 @@ fuzz: ## Fuzz each target for FUZZTIME; what fails stays in testdata/fuzz
 lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
+	cd bench/river && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
 quickstart: ## Type docs/quickstart.md on this machine, as root, and write the answers

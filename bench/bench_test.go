@@ -31,10 +31,15 @@ func TestQuick(t *testing.T) {
 	o := options{form: smoke, results: t.TempDir(), binDir: os.Getenv("PGTEST_BIN"), progress: logged{t}}
 	r, err := run(t.Context(), o)
 	require.NoError(t, err)
-	assert.Len(t, r.Cost, 2*len(entries))
-	assert.Len(t, r.Latency, 2*4)
-	assert.Len(t, r.CatchUp, 3)
-	require.Len(t, r.Verdicts, 5+4+3)
+	assert.NotContains(t, r.Absent, "river", "Go and the module proxy are here")
+	away := len(r.Absent)
+	for key, why := range r.Absent {
+		t.Logf("SKIPPED %s: %s", key, why)
+	}
+	assert.Len(t, r.Cost, 2*(len(entries)-away))
+	assert.Len(t, r.Latency, 2*(6-away))
+	assert.Len(t, r.CatchUp, 5-away)
+	require.Len(t, r.Verdicts, 7+6+5-3*away)
 	for _, v := range r.Verdicts {
 		assert.Positive(t, v.Expected, "%+v", v)
 		switch v.Competitor {
@@ -57,8 +62,13 @@ func TestQuick(t *testing.T) {
 	assert.NotContains(t, text, "NaN")
 	assert.Contains(t, text, "**WRONG**", "notify in catching up")
 	for _, e := range entries {
+		if why, absent := r.Absent[e.key]; absent {
+			assert.Contains(t, text, "Not played: "+e.key+" ("+why+").")
+			continue
+		}
 		assert.Contains(t, text, "| "+e.label+" |")
 	}
+	assert.Contains(t, text, ", River v")
 	var again results
 	raw, err := os.ReadFile(filepath.Join(o.results, r.file(".json")))
 	require.NoError(t, err)
@@ -86,7 +96,7 @@ func (l logged) Write(line []byte) (int, error) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, []string{"none", "host", "notify", "outbox", "tokenalert"}, keys())
+	assert.Equal(t, []string{"none", "host", "notify", "outbox", "river", "graphile-worker", "tokenalert"}, keys())
 	only := options{competitors: []string{"tokenalert"}}
 	var names []string
 	for _, e := range only.variants() {
@@ -94,7 +104,31 @@ func TestOptions(t *testing.T) {
 	}
 	assert.Equal(t, []string{"none", "tokenalert", "none-again", "tokenalert-dead"}, names)
 	require.ErrorContains(t, options{only: []string{"speed"}}.validate(), "--only speed")
-	require.ErrorContains(t, options{competitors: []string{"river"}}.validate(), "--competitor river")
+	require.ErrorContains(t, options{competitors: []string{"cron"}}.validate(), "--competitor cron")
+}
+
+// Who cannot be had is said and not played; the others are.
+func TestAbsent(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // where there is no Node.js
+	var said strings.Builder
+	b := &bench{scratch: t.TempDir(), options: options{competitors: []string{"graphile-worker", "outbox"}, progress: &said}}
+	require.NoError(t, b.build(t.Context()))
+	assert.Contains(t, said.String(), "SKIPPED graphile-worker: there is no Node.js here: ")
+	var names []string
+	for _, e := range b.chosen() {
+		names = append(names, e.key)
+	}
+	assert.Equal(t, []string{"none", "outbox"}, names)
+	r := &results{Absent: b.absent}
+	assert.Contains(t, r.markdown(""), "\nNot played: graphile-worker (there is no Node.js here: ")
+}
+
+func TestPart(t *testing.T) {
+	t.Parallel()
+	all := backlog{200_000, 10_000, zipf}
+	assert.Equal(t, backlog{20_000, 1_000, zipf}, all.part(20_000))
+	assert.Equal(t, all, all.part(0))
+	assert.Equal(t, all, all.part(1_000_000))
 }
 
 func TestVerdictsAreSaid(t *testing.T) {

@@ -18,6 +18,7 @@ type catchUpPlay struct {
 	Round       int     `json:"round"`
 	Competitor  string  `json:"competitor"`
 	Backlog     backlog `json:"backlog"`
+	Rows        int     `json:"rows"`    // that it was given of it
 	Seconds     float64 `json:"seconds"` // from the start of the worker's process
 	Rate        float64 `json:"rows_per_second"`
 	PeakBytes   int64   `json:"peak_bytes"` // of the worker, resident; 0: unknown
@@ -86,11 +87,12 @@ func (c *catchUp) play(ctx context.Context, round int) error {
 }
 
 func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round int) error {
-	if err := c.load(ctx, db, b, uint64(round)); err != nil {
+	given := b.part(db.most)
+	if err := c.load(ctx, db, given, uint64(round)); err != nil {
 		return err
 	}
 	db.logTicks = true
-	m := catchUpPlay{Round: round + 1, Competitor: db.key, Backlog: b}
+	m := catchUpPlay{Round: round + 1, Competitor: db.key, Backlog: b, Rows: given.Rows}
 	began := time.Now()
 	goOn, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -106,7 +108,7 @@ func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round in
 	if err := errors.Join(err, writer.Wait()); err != nil {
 		return err
 	}
-	m.Seconds, m.Rate, m.PeakBytes = took.Seconds(), float64(b.Rows)/took.Seconds(), db.peakBytes()
+	m.Seconds, m.Rate, m.PeakBytes = took.Seconds(), float64(m.Rows)/took.Seconds(), db.peakBytes()
 	if m.LongestTick, m.Ticks, err = longestTick(db.log); err != nil {
 		return err
 	}
@@ -116,7 +118,7 @@ func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round in
 	}
 	m.Lost = v.Lost > 0 || v.Unfinished
 	c.results.CatchUp = append(c.results.CatchUp, m)
-	c.step("%s, %s: %.1f s, %.0f rows/s, %d MB", b, db.key, m.Seconds, m.Rate, m.PeakBytes>>20)
+	c.step("%s, %s: %s rows in %.1f s, %.0f rows/s, %d MB", b, db.key, thousands(float64(m.Rows)), m.Seconds, m.Rate, m.PeakBytes>>20)
 	return nil
 }
 

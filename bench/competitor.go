@@ -30,6 +30,9 @@ type entry struct {
 	competitor
 	extra bool // played in the first cell only
 	dead  bool // while inserts are measured, its worker does not run
+	// most is how many rows of a backlog it is given at the most, since it works
+	// job by job, and the trigger writes them so; 0: all.
+	most int
 }
 
 // silent tells nobody.
@@ -43,6 +46,8 @@ var entries = []entry{
 	{key: "host", label: "the host's trigger", competitor: hostTrigger{}},
 	{key: "notify", label: "notify for each row", competitor: notify{}},
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
+	{key: "river", label: "River", competitor: river{}, most: jobsMost},
+	{key: "graphile-worker", label: "graphile-worker", competitor: graphile{}, most: jobsMost},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
 	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
 }
@@ -57,10 +62,12 @@ func keys() []string {
 	return all
 }
 
-// chosen are the competitors that are to be played, without extras.
+// chosen are the competitors that are to be played, without extras and those
+// that cannot be had.
 func (o options) chosen() []entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool {
-		return e.extra || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
+		_, absent := o.absent[e.key]
+		return e.extra || absent || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
 	})
 }
 
@@ -86,12 +93,12 @@ func rotated[T any](all []T, turn int) []T {
 //go:embed sql/*.sql
 var files embed.FS
 
-// tellable makes what notify and outbox write, and what is their own.
-func (db *database) tellable(ctx context.Context, own string) error {
+// tellable makes what all write who tell by our SQL, and what is their own.
+func (db *database) tellable(ctx context.Context, own ...string) error {
 	if err := host.ApplyNotifications(ctx, db.control); err != nil {
 		return err
 	}
-	return db.script(ctx, "alerts", own)
+	return db.script(ctx, append([]string{"alerts"}, own...)...)
 }
 
 func (db *database) script(ctx context.Context, names ...string) error {

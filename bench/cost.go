@@ -47,7 +47,7 @@ const costUsers = 100
 // costLimit has users cross at any time: one after a few calls more, another
 // after thousands.
 func costLimit(i, used int) int {
-	more := (5 + i*i) * tokensPerCall / 2
+	more := (1 + i*i) * tokensPerCall / 2
 	return (used + more) * 100 / 80
 }
 

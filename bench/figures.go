@@ -81,8 +81,8 @@ func (r *results) counted(rate float64, competitor string) (rows, unseen int) {
 
 // A catchUpFigure is a competitor before one backlog, over the rounds.
 type catchUpFigure struct {
-	ratio, rate, seconds, megabytes, longest spread
-	lost                                     bool
+	ratio, rate, rows, seconds, megabytes, longest spread
+	lost                                           bool
 }
 
 // ratioOf is whom the others are compared with where a backlog is counted: who
@@ -90,13 +90,14 @@ type catchUpFigure struct {
 const ratioOf = "outbox"
 
 func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
-	var ratios, rates, seconds, megabytes, longest []float64
+	var ratios, rates, rows, seconds, megabytes, longest []float64
 	var f catchUpFigure
 	for _, m := range r.CatchUp {
 		if m.Backlog != b || m.Competitor != competitor {
 			continue
 		}
 		f.lost = f.lost || m.Lost
+		rows = append(rows, float64(m.Rows))
 		rates, seconds, longest = append(rates, m.Rate), append(seconds, m.Seconds), append(longest, orNaN(m.LongestTick))
 		megabytes = append(megabytes, orNaN(float64(m.PeakBytes)/(1<<20)))
 		for _, base := range r.CatchUp {
@@ -105,6 +106,7 @@ func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
 			}
 		}
 	}
+	f.rows = spreadOf(rows)
 	f.ratio, f.rate, f.seconds, f.megabytes, f.longest = spreadOf(ratios), spreadOf(rates), spreadOf(seconds), spreadOf(megabytes), spreadOf(longest)
 	return f
 }

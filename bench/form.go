@@ -40,6 +40,15 @@ type backlog struct {
 	Law   string `json:"law"` // how the rows are shared out among the users
 }
 
+// part has no more than most of its rows, and fewer users in proportion, who so
+// have as many each; 0: all of it.
+func (b backlog) part(most int) backlog {
+	if most > 0 && most < b.Rows {
+		b.Rows, b.Users = most, b.Users*most/b.Rows
+	}
+	return b
+}
+
 const (
 	evenly = "evenly"
 	zipf   = "zipf"
@@ -48,8 +57,8 @@ const (
 var (
 	subset = form{
 		Name: "subset", Rounds: 3,
-		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: time.Second,
-		Rates: []float64{2, 20, 200}, RateFor: 5 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
+		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: 750 * time.Millisecond,
+		Rates: []float64{20, 200}, RateFor: 4 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 	}
 	everything = form{

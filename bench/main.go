@@ -42,6 +42,7 @@ type options struct {
 	results     string   // the folder of what is written
 	binDir      string
 	progress    io.Writer
+	absent      map[string]string // keys of those that cannot be had here, and why
 }
 
 func command() *cobra.Command {
@@ -59,7 +60,7 @@ with the host's tables, and check at the end of each that everybody was told.
 Cells: ` + strings.Join(cellNames, ", ") + `. Competitors: ` + strings.Join(keys(), ", ") + `.
 
 Writes <date>.json with all figures, <date>.md with the tables and an SVG plot
-for each cell. By default it plays a subset, in about 15 minutes on two cores.`,
+for each cell. By default it plays a subset, in about 16 minutes on two cores.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -14,7 +14,7 @@ import (
 type outbox struct{}
 
 func (outbox) install(ctx context.Context, db *database) error {
-	return db.tellable(ctx, "outbox")
+	return db.tellable(ctx, "totals", "outbox")
 }
 
 func (outbox) worker(db *database) *exec.Cmd { return ourWorker("outbox", db.hostURL()) }

@@ -31,14 +31,21 @@ func hundredths(v float64) string { return fmt.Sprintf("%.2f", v) }
 func (r *results) markdown(folder string) string {
 	var b strings.Builder
 	m := r.Machine
-	_, _ = fmt.Fprintf(&b, "PostgreSQL %s, %s %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, took %s.\n\n",
-		r.PostgreSQL, m.Go, m.System, m.Cores, m.CPU, thousands(float64(m.MemoryMB)),
+	versions := []string{"PostgreSQL " + r.PostgreSQL, m.Go}
+	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
+		versions = append(versions, name+" "+r.Versions[name])
+	}
+	_, _ = fmt.Fprintf(&b, "%s, %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, took %s.\n\n",
+		strings.Join(versions, ", "), m.System, m.Cores, m.CPU, thousands(float64(m.MemoryMB)),
 		r.Form.Name, r.Rounds, r.Began.Format(time.DateOnly), r.Took.Round(time.Second))
 	var said []string
 	for _, name := range slices.Sorted(maps.Keys(r.Settings)) {
 		said = append(said, name+" = "+r.Settings[name])
 	}
 	_, _ = fmt.Fprintf(&b, "Settings: `%s`.\n", strings.Join(said, "`, `"))
+	for _, key := range slices.Sorted(maps.Keys(r.Absent)) {
+		_, _ = fmt.Fprintf(&b, "\nNot played: %s (%s).\n", key, r.Absent[key])
+	}
 	pictures := map[string]string{}
 	for _, c := range r.charts() {
 		pictures[c.cell] = fmt.Sprintf("\n![%s](%s%s)\n", c.title, folder, r.file("-"+c.cell+".svg"))
@@ -113,7 +120,7 @@ func (r *results) writeLatency(b *strings.Builder) {
 }
 
 func (r *results) writeCatchUp(b *strings.Builder) {
-	b.WriteString("\n| | | of the outbox | rows/s | seconds | peak memory, MB | longest tick, ms | alerts |\n|---|---|---|---:|---:|---:|---:|---|\n")
+	b.WriteString("\n| | | of the outbox | rows/s | rows | seconds | peak memory, MB | longest tick, ms | alerts |\n|---|---|---|---:|---:|---:|---:|---:|---|\n")
 	for _, backlog := range r.backlogs() {
 		for _, e := range played(r.CatchUp, catchUpPlay.competitor) {
 			f := r.catchUpFigure(backlog, e.key)
@@ -121,8 +128,8 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 				none := spread{math.NaN(), math.NaN(), math.NaN()}
 				f.ratio, f.rate, f.seconds = none, none, none
 			}
-			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", backlog, e.label, f.ratio.show(ratio), f.rate.show(thousands),
-				f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", backlog, e.label, f.ratio.show(ratio), f.rate.show(thousands),
+				thousands(f.rows.Median), f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
 		}
 	}
 }

@@ -25,7 +25,7 @@ func run(ctx context.Context, o options) (*results, error) {
 	}
 	defer func() { _ = os.RemoveAll(scratch) }() // a temporary folder
 	p := &player{began: time.Now()}
-	p.say("building tokenalert and starting a private PostgreSQL", o)
+	p.say("building the workers and starting a private PostgreSQL", o)
 	if p.bench, err = newBench(ctx, o, scratch); err != nil {
 		return nil, err
 	}

@@ -36,13 +36,18 @@ type bench struct {
 	server  *privatepg.Server
 	admin   *pgx.Conn
 	binary  string
-	scratch string // logs of the workers
+	scratch string // logs of the workers, and what they are
 	clones  int
+
+	versions map[string]string // of what workers are made of
 }
 
 func newBench(ctx context.Context, o options, scratch string) (*bench, error) {
 	b := &bench{options: o, scratch: scratch, binary: filepath.Join(scratch, "tokenalert")}
 	if err := module.Build(ctx, b.binary); err != nil {
+		return nil, err
+	}
+	if err := b.build(ctx); err != nil {
 		return nil, err
 	}
 	var err error

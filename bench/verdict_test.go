@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -15,7 +17,7 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t, pgtest.Host(host.CMS)).ConnAs(t, pgtest.Owner)
 	db := &database{control: conn}
-	require.NoError(t, db.tellable(t.Context(), "outbox"))
+	require.NoError(t, db.tellable(t.Context(), "totals", "outbox"))
 	exec := func(sql string, args ...any) {
 		t.Helper()
 		_, err := conn.Exec(t.Context(), sql, args...)
@@ -77,4 +79,36 @@ func TestFigures(t *testing.T) {
 	rows, unseen := r.counted(2, "outbox")
 	assert.Equal(t, 6, rows)
 	assert.Equal(t, 3, unseen)
+}
+
+// A job of graphile-worker that runs again adds nothing, and one that has more
+// rows by then adds those.
+func TestJobsCountOnce(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.New(t, pgtest.Host(host.CMS)).ConnAs(t, pgtest.Owner)
+	require.NoError(t, (&database{control: conn}).tellable(t.Context(), "totals"))
+	_, err := conn.Exec(t.Context(), "CREATE TABLE usage_counted (id uuid PRIMARY KEY)")
+	require.NoError(t, err)
+	org, err := host.NewOrganization(t.Context(), conn, "Example School")
+	require.NoError(t, err)
+	user, err := host.NewUser(t.Context(), conn, host.User{Organization: org, Limit: new(100)})
+	require.NoError(t, err)
+	row := func(tokens int) string {
+		return fmt.Sprintf(`{"id": %q, "user_id": %q, "tokens": %d, "created_at": "2026-11-28T07:31:14.123456+00:00"}`, uuid.New(), user, tokens)
+	}
+	first := row(85)
+	for _, run := range []struct {
+		payload     string
+		told, total int
+	}{
+		{"[" + first + "]", 1, 85},
+		{"[" + first + "]", 0, 85},
+		{"[" + first + ", " + row(3) + ", " + row(4) + "]", 1, 92},
+	} {
+		var told, total int
+		require.NoError(t, conn.QueryRow(t.Context(), countJob, run.payload).Scan(&told))
+		require.NoError(t, conn.QueryRow(t.Context(), "SELECT tokens_used FROM usage_totals").Scan(&total))
+		assert.Equal(t, run.told, told)
+		assert.Equal(t, run.total, total)
+	}
 }
