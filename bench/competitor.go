@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"embed"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
 
 	"tokenalert/internal/host"
 )
@@ -43,6 +46,7 @@ var entries = []entry{
 	{key: "host", label: "the host's trigger", competitor: hostTrigger{}},
 	{key: "notify", label: "notify for each row", competitor: notify{}},
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
+	{key: "pgq", label: "PgQ", competitor: pgq{}},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
 	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
 }
@@ -57,10 +61,12 @@ func keys() []string {
 	return all
 }
 
-// chosen are the competitors that are to be played, without extras.
+// chosen are the competitors that are to be played, without extras and those
+// that cannot be had.
 func (o options) chosen() []entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool {
-		return e.extra || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
+		_, absent := o.absent[e.key]
+		return e.extra || absent || len(o.competitors) > 0 && e.key != baseline.key && !slices.Contains(o.competitors, e.key)
 	})
 }
 
@@ -86,22 +92,26 @@ func rotated[T any](all []T, turn int) []T {
 //go:embed sql/*.sql
 var files embed.FS
 
-// tellable makes what notify and outbox write, and what is their own.
-func (db *database) tellable(ctx context.Context, own string) error {
+// tellable makes what all write who tell by our SQL, and what is their own.
+func (db *database) tellable(ctx context.Context, own ...string) error {
 	if err := host.ApplyNotifications(ctx, db.control); err != nil {
 		return err
 	}
-	return db.script(ctx, "alerts", own)
+	return db.script(ctx, append([]string{"alerts"}, own...)...)
 }
 
 func (db *database) script(ctx context.Context, names ...string) error {
+	return script(ctx, db.control, names...)
+}
+
+func script(ctx context.Context, conn *pgx.Conn, names ...string) error {
 	for _, name := range names {
 		text, err := files.ReadFile("sql/" + name + ".sql")
 		if err != nil {
 			return err
 		}
-		if _, err := db.control.Exec(ctx, string(text)); err != nil {
-			return err
+		if _, err := conn.Exec(ctx, string(text)); err != nil {
+			return fmt.Errorf("%s.sql: %w", name, err)
 		}
 	}
 	return nil
@@ -115,6 +125,7 @@ const workerEnv = "BENCH_WORKER"
 var workers = map[string]func(ctx context.Context, url string) error{
 	"notify": runNotify,
 	"outbox": runOutbox,
+	"pgq":    runPgQ,
 }
 
 func isWorker() bool { return os.Getenv(workerEnv) != "" }

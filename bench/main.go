@@ -42,6 +42,7 @@ type options struct {
 	results     string   // the folder of what is written
 	binDir      string
 	progress    io.Writer
+	absent      map[string]string // keys of those that cannot be had here, and why
 }
 
 func command() *cobra.Command {

@@ -39,6 +39,9 @@ func (r *results) markdown(folder string) string {
 		said = append(said, name+" = "+r.Settings[name])
 	}
 	_, _ = fmt.Fprintf(&b, "Settings: `%s`.\n", strings.Join(said, "`, `"))
+	for _, key := range slices.Sorted(maps.Keys(r.Absent)) {
+		_, _ = fmt.Fprintf(&b, "\nNot played: %s (%s).\n", key, r.Absent[key])
+	}
 	pictures := map[string]string{}
 	for _, c := range r.charts() {
 		pictures[c.cell] = fmt.Sprintf("\n![%s](%s%s)\n", c.title, folder, r.file("-"+c.cell+".svg"))

@@ -20,6 +20,7 @@ type results struct {
 	Rounds     int               `json:"rounds_played"`
 	Machine    machine           `json:"machine"`
 	PostgreSQL string            `json:"postgresql"`
+	Absent     map[string]string `json:"absent"` // who was not played, and why
 	Settings   map[string]string `json:"settings"`
 	Cost       []costPlay        `json:"cost"`
 	Latency    []latencyPlay     `json:"latency"`
@@ -62,7 +63,7 @@ var told = []string{
 }
 
 func newResults(ctx context.Context, b *bench) (*results, error) {
-	r := &results{Began: time.Now().UTC(), Form: b.form, Machine: thisMachine(), Settings: map[string]string{}}
+	r := &results{Began: time.Now().UTC(), Form: b.form, Machine: thisMachine(), Absent: b.absent, Settings: map[string]string{}}
 	if err := b.admin.QueryRow(ctx, "SHOW server_version").Scan(&r.PostgreSQL); err != nil {
 		return nil, err
 	}

@@ -61,7 +61,30 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.admin, err = pgx.Connect(ctx, b.server.URL("postgres")); err != nil {
 		return err
 	}
-	return demo.CreateDatabase(ctx, b.server.URL("postgres")) // for its roles
+	if err := demo.CreateDatabase(ctx, b.server.URL("postgres")); err != nil { // for its roles
+		return err
+	}
+	b.look(ctx)
+	return nil
+}
+
+// look finds out who cannot be had on this server. They are not played.
+func (b *bench) look(ctx context.Context) {
+	if b.absent == nil {
+		b.absent = map[string]string{}
+	}
+	for _, e := range b.chosen() {
+		c, ok := e.competitor.(interface {
+			missing(ctx context.Context, b *bench) string // what, and how to have it; empty: nothing
+		})
+		if !ok {
+			continue
+		}
+		if reason := c.missing(ctx, b); reason != "" {
+			b.absent[e.key] = reason
+			_, _ = fmt.Fprintf(b.progress, "SKIPPED %s: %s\n", e.key, reason)
+		}
+	}
 }
 
 func (b *bench) close() {

@@ -1,4 +1,4 @@
--- What notify and outbox write: a row for each user, period, threshold and
+-- What all write who tell by our SQL: a row for each user, period, threshold and
 -- limit, which is unique, and a notification with it.
 CREATE TABLE token_limit_alerts (
     user_id         uuid NOT NULL REFERENCES users ON DELETE CASCADE,
