@@ -31,10 +31,11 @@ func TestQuick(t *testing.T) {
 	o := options{form: smoke, results: t.TempDir(), binDir: os.Getenv("PGTEST_BIN"), progress: logged{t}}
 	r, err := run(t.Context(), o)
 	require.NoError(t, err)
-	assert.Len(t, r.Cost, 2*len(entries))
-	assert.Len(t, r.Latency, 2*4)
-	assert.Len(t, r.CatchUp, 3)
-	require.Len(t, r.Verdicts, 5+4+3)
+	absent := len(r.Absent)
+	assert.Len(t, r.Cost, 2*(len(entries)-absent))
+	assert.Len(t, r.Latency, 2*(5-absent))
+	assert.Len(t, r.CatchUp, 4-absent)
+	require.Len(t, r.Verdicts, 6+5+4-3*absent)
 	for _, v := range r.Verdicts {
 		assert.Positive(t, v.Expected, "%+v", v)
 		switch v.Competitor {
@@ -53,19 +54,33 @@ func TestQuick(t *testing.T) {
 		assert.Equal(t, m.Competitor == "tokenalert", m.Ticks > 0, "%+v", m)
 	}
 
+	require.Len(t, r.Rest, 6-absent)
+	for _, m := range r.Rest {
+		assert.Equal(t, m.Competitor != "none" && m.Competitor != "notify", m.Statements > 0, "%+v", m)
+	}
+	assert.Len(t, r.Starts, smoke.Starts)
+	assert.Positive(t, slices.Min(r.Starts))
+	assert.Positive(t, r.Binary)
+
 	text := r.markdown("")
 	assert.NotContains(t, text, "NaN")
 	assert.Contains(t, text, "**WRONG**", "notify in catching up")
 	for _, e := range entries {
-		assert.Contains(t, text, "| "+e.label+" |")
+		if reason, absent := r.Absent[e.key]; absent {
+			assert.Contains(t, text, "Not played: "+e.key+" ("+reason+")")
+		} else {
+			assert.Contains(t, text, "| "+e.label+" |")
+		}
 	}
 	var again results
 	raw, err := os.ReadFile(filepath.Join(o.results, r.file(".json")))
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(raw, &again))
 	assert.Equal(t, text, again.markdown(""), "the report follows from what is kept")
-	for _, cell := range cellNames {
-		picture, err := os.ReadFile(filepath.Join(o.results, r.file("-"+cell+".svg")))
+	charts := r.charts()
+	assert.Len(t, charts, 3)
+	for _, c := range charts {
+		picture, err := os.ReadFile(filepath.Join(o.results, r.file("-"+c.cell+".svg")))
 		require.NoError(t, err)
 		assert.NotContains(t, string(picture), "NaN")
 		d := xml.NewDecoder(strings.NewReader(string(picture)))
@@ -86,13 +101,16 @@ func (l logged) Write(line []byte) (int, error) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, []string{"none", "host", "notify", "outbox", "tokenalert"}, keys())
+	assert.Equal(t, []string{"none", "host", "notify", "outbox", "pgq", "tokenalert"}, keys())
 	only := options{competitors: []string{"tokenalert"}}
 	var names []string
 	for _, e := range only.variants() {
 		names = append(names, e.key)
 	}
 	assert.Equal(t, []string{"none", "tokenalert", "none-again", "tokenalert-dead"}, names)
+	lacking := options{absent: map[string]string{"outbox": "no box"}}.variants()
+	assert.Len(t, lacking, len(entries)-1)
+	assert.NotContains(t, lacking, named("outbox"))
 	require.ErrorContains(t, options{only: []string{"speed"}}.validate(), "--only speed")
 	require.ErrorContains(t, options{competitors: []string{"river"}}.validate(), "--competitor river")
 }

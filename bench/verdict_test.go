@@ -15,7 +15,7 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	conn := pgtest.New(t, pgtest.Host(host.CMS)).ConnAs(t, pgtest.Owner)
 	db := &database{control: conn}
-	require.NoError(t, db.tellable(t.Context(), "outbox"))
+	require.NoError(t, db.tellable(t.Context(), "totals", "outbox"))
 	exec := func(sql string, args ...any) {
 		t.Helper()
 		_, err := conn.Exec(t.Context(), sql, args...)
