@@ -37,9 +37,9 @@ func TestQuick(t *testing.T) {
 		t.Logf("SKIPPED %s: %s", key, why)
 	}
 	assert.Len(t, r.Cost, 2*(len(entries)-away))
-	assert.Len(t, r.Latency, 2*(6-away))
-	assert.Len(t, r.CatchUp, 5-away)
-	require.Len(t, r.Verdicts, 7+6+5-3*away)
+	assert.Len(t, r.Latency, 2*(7-away))
+	assert.Len(t, r.CatchUp, 6-away)
+	require.Len(t, r.Verdicts, 8+7+6-3*away)
 	for _, v := range r.Verdicts {
 		assert.Positive(t, v.Expected, "%+v", v)
 		switch v.Competitor {
@@ -58,6 +58,14 @@ func TestQuick(t *testing.T) {
 		assert.Equal(t, m.Competitor == "tokenalert", m.Ticks > 0, "%+v", m)
 	}
 
+	require.Len(t, r.Rest, 8-away)
+	for _, m := range r.Rest {
+		assert.Equal(t, m.Competitor != "none" && m.Competitor != "notify", m.Statements > 0, "%+v", m)
+	}
+	assert.Len(t, r.Starts, smoke.Starts)
+	assert.Positive(t, slices.Min(r.Starts))
+	assert.Positive(t, r.Binary)
+
 	text := r.markdown("")
 	assert.NotContains(t, text, "NaN")
 	assert.Contains(t, text, "**WRONG**", "notify in catching up")
@@ -74,8 +82,10 @@ func TestQuick(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(raw, &again))
 	assert.Equal(t, text, again.markdown(""), "the report follows from what is kept")
-	for _, cell := range cellNames {
-		picture, err := os.ReadFile(filepath.Join(o.results, r.file("-"+cell+".svg")))
+	charts := r.charts()
+	assert.Len(t, charts, 3)
+	for _, c := range charts {
+		picture, err := os.ReadFile(filepath.Join(o.results, r.file("-"+c.cell+".svg")))
 		require.NoError(t, err)
 		assert.NotContains(t, string(picture), "NaN")
 		d := xml.NewDecoder(strings.NewReader(string(picture)))
@@ -96,13 +106,16 @@ func (l logged) Write(line []byte) (int, error) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	assert.Equal(t, []string{"none", "host", "notify", "outbox", "river", "graphile-worker", "tokenalert"}, keys())
+	assert.Equal(t, []string{"none", "host", "notify", "outbox", "river", "graphile-worker", "pgq", "tokenalert"}, keys())
 	only := options{competitors: []string{"tokenalert"}}
 	var names []string
 	for _, e := range only.variants() {
 		names = append(names, e.key)
 	}
 	assert.Equal(t, []string{"none", "tokenalert", "none-again", "tokenalert-dead"}, names)
+	lacking := options{absent: map[string]string{"outbox": "no box"}}.variants()
+	assert.Len(t, lacking, len(entries)-1)
+	assert.NotContains(t, lacking, named("outbox"))
 	require.ErrorContains(t, options{only: []string{"speed"}}.validate(), "--only speed")
 	require.ErrorContains(t, options{competitors: []string{"cron"}}.validate(), "--competitor cron")
 }

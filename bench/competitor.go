@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"embed"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
 
 	"tokenalert/internal/host"
 )
@@ -48,6 +51,7 @@ var entries = []entry{
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
 	{key: "river", label: "River", competitor: river{}, most: jobsMost},
 	{key: "graphile-worker", label: "graphile-worker", competitor: graphile{}, most: jobsMost},
+	{key: "pgq", label: "PgQ", competitor: pgq{}},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
 	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
 }
@@ -102,13 +106,17 @@ func (db *database) tellable(ctx context.Context, own ...string) error {
 }
 
 func (db *database) script(ctx context.Context, names ...string) error {
+	return script(ctx, db.control, names...)
+}
+
+func script(ctx context.Context, conn *pgx.Conn, names ...string) error {
 	for _, name := range names {
 		text, err := files.ReadFile("sql/" + name + ".sql")
 		if err != nil {
 			return err
 		}
-		if _, err := db.control.Exec(ctx, string(text)); err != nil {
-			return err
+		if _, err := conn.Exec(ctx, string(text)); err != nil {
+			return fmt.Errorf("%s.sql: %w", name, err)
 		}
 	}
 	return nil
@@ -122,6 +130,7 @@ const workerEnv = "BENCH_WORKER"
 var workers = map[string]func(ctx context.Context, url string) error{
 	"notify": runNotify,
 	"outbox": runOutbox,
+	"pgq":    runPgQ,
 }
 
 func isWorker() bool { return os.Getenv(workerEnv) != "" }

@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"runtime"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,7 +36,6 @@ type database struct {
 	process  *child.Process // its worker; nil: none, or it is dead
 	log      string         // that the worker writes
 	logTicks bool           // every tick, for whoever has ticks
-	starts   int
 }
 
 func (db *database) hostURL() string { return db.server.URLAs(demo.HostRole, db.name) }
@@ -101,22 +97,8 @@ func (db *database) stop() error {
 	return nil
 }
 
-var peak = regexp.MustCompile(`VmHWM:\s*(\d+) kB`)
-
-// peakBytes is the most memory that the worker has had resident; 0: unknown. It
-// is not the child's rusage, which counts the parent that forked it.
-func (db *database) peakBytes() int64 {
-	if db.process == nil || runtime.GOOS != "linux" {
-		return 0
-	}
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", db.process.Cmd.Process.Pid)) // unknown
-	m := peak.FindSubmatch(text)
-	if m == nil {
-		return 0
-	}
-	kb, _ := strconv.ParseInt(string(m[1]), 10, 64) // digits
-	return kb * 1024
-}
+// peakBytes is the most memory that the worker has had resident; 0: unknown.
+func (db *database) peakBytes() int64 { return db.kilobytes("VmHWM") * 1024 }
 
 // finished waits until everything is counted and told, and reports whether it was.
 func (db *database) finished(ctx context.Context) (bool, error) {

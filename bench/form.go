@@ -7,9 +7,10 @@ const (
 	cellCost    = "cost"
 	cellLatency = "latency"
 	cellCatchUp = "catchup"
+	cellRest    = "rest"
 )
 
-var cellNames = []string{cellCost, cellLatency, cellCatchUp}
+var cellNames = []string{cellCost, cellLatency, cellCatchUp, cellRest}
 
 // A form says how much of the cells is played.
 type form struct {
@@ -31,6 +32,10 @@ type form struct {
 
 	// Catching up.
 	Backlogs []backlog `json:"backlogs"`
+
+	// At rest.
+	RestFor time.Duration `json:"rest_for_ns"`
+	Starts  int           `json:"starts"` // of a worker, each timed
 }
 
 // A backlog is what nobody has counted yet.
@@ -60,6 +65,7 @@ var (
 		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: 750 * time.Millisecond,
 		Rates: []float64{20, 200}, RateFor: 4 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
+		RestFor:  time.Minute, Starts: 10,
 	}
 	everything = form{
 		Name: "full", Rounds: 5,
@@ -71,11 +77,13 @@ var (
 			{10_000_000, 100_000, evenly},
 			{10_000_000, 100_000, zipf},
 		},
+		RestFor: time.Minute, Starts: 10,
 	}
 	smoke = form{
 		Name: "quick", Rounds: 1,
 		Clients: []int{4}, Histories: []int{1000}, Turns: 1, Slice: 300 * time.Millisecond,
 		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
 		Backlogs: []backlog{{5000, 500, zipf}},
+		RestFor:  3 * time.Second, Starts: 2,
 	}
 )

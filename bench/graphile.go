@@ -23,12 +23,12 @@ var graphileFiles embed.FS
 // installWithin is how long npm may take.
 const installWithin = 3 * time.Minute
 
-func (graphile) build(ctx context.Context, scratch string) (map[string]string, error) {
+func (graphile) build(ctx context.Context, b *bench) (map[string]string, error) {
 	node, err := exec.CommandContext(ctx, "node", "--version").Output()
 	if err != nil {
 		return nil, missing{fmt.Sprintf("there is no Node.js here: %v", err)}
 	}
-	folder := graphileFolder(scratch)
+	folder := graphileFolder(b.scratch)
 	sources, err := fs.Sub(graphileFiles, "graphile")
 	if err != nil {
 		return nil, err

@@ -8,10 +8,10 @@ import (
 	"os/exec"
 )
 
-// A builder is a competitor whose worker has to be built or installed first. It
-// says the versions of what it is made of; missing: it cannot be had here.
+// A builder is a competitor whose worker has to be built, installed or found
+// first. It says the versions of what it is made of; missing: it cannot be had here.
 type builder interface {
-	build(ctx context.Context, scratch string) (versions map[string]string, err error)
+	build(ctx context.Context, b *bench) (versions map[string]string, err error)
 }
 
 // missing says why a competitor cannot be played here.
@@ -28,7 +28,7 @@ func (b *bench) build(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		versions, err := c.build(ctx, b.scratch)
+		versions, err := c.build(ctx, b)
 		if m, ok := errors.AsType[missing](err); ok {
 			b.absent[e.key] = m.reason
 			_, _ = fmt.Fprintf(b.progress, "SKIPPED %s: %s\n", e.key, m.reason)

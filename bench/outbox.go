@@ -38,7 +38,13 @@ const takeBatch = `
 		DELETE FROM usage_outbox WHERE id IN (
 			SELECT id FROM usage_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
 		RETURNING user_id, tokens, created_at
-	), sums AS (
+	), ` + addUp + tellCrossings + `
+	SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM told)`
+
+// addUp goes on from taken (user_id, tokens, created_at) to the totals that
+// tellCrossings wants.
+const addUp = `
+	sums AS (
 		SELECT user_id, date_trunc('month', created_at, 'UTC') AS period_start, sum(tokens) AS tokens
 		FROM taken GROUP BY 1, 2
 	), totals AS (
@@ -46,8 +52,7 @@ const takeBatch = `
 		SELECT user_id, period_start, tokens FROM sums
 		ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = t.tokens_used + excluded.tokens_used
 		RETURNING user_id, period_start, tokens_used
-	), ` + tellCrossings + `
-	SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM told)`
+	), `
 
 func runOutbox(ctx context.Context, url string) error {
 	conn, err := pgx.Connect(ctx, url)

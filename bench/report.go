@@ -62,6 +62,10 @@ func (r *results) markdown(folder string) string {
 		b.WriteString("\n### Catching up\n" + pictures[cellCatchUp])
 		r.writeCatchUp(&b)
 	}
+	if len(r.Rest) > 0 {
+		b.WriteString("\n### At rest\n")
+		r.writeRest(&b)
+	}
 	return b.String()
 }
 
@@ -132,4 +136,49 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 				thousands(f.rows.Median), f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
 		}
 	}
+}
+
+func (r *results) writeRest(b *strings.Builder) {
+	b.WriteString("\nA minute, and at its end:\n\n| | statements | WAL, kB | CPU, s | memory, MB |\n|---|---:|---:|---:|---:|\n")
+	for _, e := range played(r.Rest, restPlay.competitor) {
+		for _, m := range r.Rest {
+			if m.Competitor != e.key {
+				continue
+			}
+			label, statements, memory := e.label, math.Inf(1), math.Inf(1)
+			wal := tenths(m.perMinute(float64(m.WALBytes)) / 1000)
+			switch m.Replica {
+			case leading:
+				label, statements, memory = label+", leader", goalLeader, goalMemory
+			case following:
+				label, statements, memory, wal = label+", follower", goalFollower, goalMemory, "with the leader's"
+			}
+			cpu := hundredths(m.perMinute(m.CPUSeconds))
+			if m.Resident == 0 {
+				cpu = "–"
+			}
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", label, within(m.perMinute(float64(m.Statements)), statements, thousands), wal, cpu,
+				within(orNaN(megabytes(m.Resident)), memory, tenths))
+		}
+	}
+	if len(r.Starts) > 0 {
+		start := spreadOf(r.Starts)
+		_, _ = fmt.Fprintf(b, "\ntokenalert's binary has %s MB. From the start of its process to the first tick: %s ms, of %d starts %s.\n",
+			within(megabytes(r.Binary), goalBinary, tenths), within(start.Median, goalStart, tenths), len(r.Starts), start.show(tenths))
+	}
+}
+
+func megabytes(bytes int64) float64 { return float64(bytes) / 1e6 }
+
+// within shows a figure beside what it may be at the most; infinity: anything.
+func within(v, goal float64, format func(float64) string) string {
+	switch {
+	case math.IsNaN(v):
+		return "–"
+	case math.IsInf(goal, 1):
+		return format(v)
+	case v > goal:
+		return fmt.Sprintf("**%s** (goal: ≤ %s)", format(v), thousands(goal))
+	}
+	return fmt.Sprintf("%s (≤ %s)", format(v), thousands(goal))
 }

@@ -26,6 +26,9 @@ type results struct {
 	Cost       []costPlay        `json:"cost"`
 	Latency    []latencyPlay     `json:"latency"`
 	CatchUp    []catchUpPlay     `json:"catch_up"`
+	Rest       []restPlay        `json:"rest"`
+	Starts     []float64         `json:"start_ms"`     // of tokenalert, to its first tick
+	Binary     int64             `json:"binary_bytes"` // tokenalert
 	Verdicts   []verdict         `json:"verdicts"`
 }
 

@@ -17,7 +17,7 @@ type river struct{}
 
 const riverModule = "github.com/riverqueue/river"
 
-func (river) build(ctx context.Context, scratch string) (map[string]string, error) {
+func (river) build(ctx context.Context, b *bench) (map[string]string, error) {
 	root, err := module.Root(ctx)
 	if err != nil {
 		return nil, err
@@ -27,7 +27,7 @@ func (river) build(ctx context.Context, scratch string) (map[string]string, erro
 	if err := exec.CommandContext(ctx, "go", "-C", folder, "mod", "download").Run(); err != nil {
 		return nil, missing{"its modules cannot be downloaded: go -C bench/river mod download says why"}
 	}
-	program := riverProgram(scratch)
+	program := riverProgram(b.scratch)
 	build := exec.CommandContext(ctx, "go", "-C", folder, "build", "-trimpath", "-buildvcs=false", "-o", program)
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, out)

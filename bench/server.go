@@ -22,6 +22,7 @@ import (
 var settings = map[string]string{
 	"shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "track_commit_timestamp": "off",
+	"log_line_prefix": logPrefix,
 }
 
 // A user of the host, with a monthly limit.
@@ -36,22 +37,21 @@ type bench struct {
 	server  *privatepg.Server
 	admin   *pgx.Conn
 	binary  string
+	log     *serverLog
 	scratch string // logs of the workers, and what they are
 	clones  int
+	starts  int // of workers
 
 	versions map[string]string // of what workers are made of
 }
 
 func newBench(ctx context.Context, o options, scratch string) (*bench, error) {
-	b := &bench{options: o, scratch: scratch, binary: filepath.Join(scratch, "tokenalert")}
-	if err := module.Build(ctx, b.binary); err != nil {
-		return nil, err
-	}
-	if err := b.build(ctx); err != nil {
+	b := &bench{options: o, scratch: scratch, log: &serverLog{}, binary: filepath.Join(scratch, "tokenalert")}
+	if err := module.Build(ctx, b.binary, "-ldflags", "-s -w"); err != nil {
 		return nil, err
 	}
 	var err error
-	if b.server, err = privatepg.Start(ctx, privatepg.Options{BinDir: o.binDir, Settings: settings}); err != nil {
+	if b.server, err = privatepg.Start(ctx, privatepg.Options{BinDir: o.binDir, Settings: settings, Log: b.log}); err != nil {
 		return nil, err
 	}
 	if err := b.prepare(ctx); err != nil {
@@ -66,7 +66,10 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.admin, err = pgx.Connect(ctx, b.server.URL("postgres")); err != nil {
 		return err
 	}
-	return demo.CreateDatabase(ctx, b.server.URL("postgres")) // for its roles
+	if err := demo.CreateDatabase(ctx, b.server.URL("postgres")); err != nil { // for its roles
+		return err
+	}
+	return b.build(ctx)
 }
 
 func (b *bench) close() {

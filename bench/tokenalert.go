@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"tokenalert/internal/demo"
 	"tokenalert/worker"
@@ -17,12 +18,18 @@ import (
 type tokenalert struct{}
 
 func (tokenalert) install(ctx context.Context, db *database) error {
-	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "grant", demo.WorkerRole}} {
-		cmd := exec.CommandContext(ctx, db.binary, args...)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + db.hostURL()}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("tokenalert %s: %w\n%s", strings.Join(args, " "), err, out)
-		}
+	if err := db.command(ctx, "migrate", "up"); err != nil {
+		return err
+	}
+	return db.command(ctx, "migrate", "grant", demo.WorkerRole)
+}
+
+// command runs tokenalert as the host's role.
+func (db *database) command(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, db.binary, args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + db.hostURL()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("tokenalert %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
 }
@@ -52,22 +59,30 @@ func (tokenalert) drained(ctx context.Context, db *database) (bool, error) {
 	return rows >= db.rows.Load() && !left, err
 }
 
-// longestTick reads the worker's log: milliseconds, and how many there were.
-func longestTick(file string) (longest float64, ticks int, err error) {
+// ticksIn reads the worker's log: when each tick was told, and the milliseconds
+// that it took.
+func ticksIn(file string, tick func(at time.Time, took float64)) error {
 	log, err := os.Open(file)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer func() { _ = log.Close() }() // it was only read
 	lines := bufio.NewScanner(log)
 	for lines.Scan() {
 		var l struct {
-			Event string  `json:"event"`
-			Took  float64 `json:"duration_ms"`
+			At    time.Time `json:"ts"`
+			Event string    `json:"event"`
+			Took  float64   `json:"duration_ms"`
 		}
 		if json.Unmarshal(lines.Bytes(), &l) == nil && l.Event == string(worker.EventTickCompleted) {
-			longest, ticks = max(longest, l.Took), ticks+1
+			tick(l.At, l.Took)
 		}
 	}
-	return longest, ticks, lines.Err()
+	return lines.Err()
+}
+
+// longestTick is in milliseconds; ticks is how many there were.
+func longestTick(file string) (longest float64, ticks int, err error) {
+	err = ticksIn(file, func(_ time.Time, took float64) { longest, ticks = max(longest, took), ticks+1 })
+	return longest, ticks, err
 }
