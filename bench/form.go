@@ -7,9 +7,10 @@ const (
 	cellCost    = "cost"
 	cellLatency = "latency"
 	cellCatchUp = "catchup"
+	cellGrowth  = "growth"
 )
 
-var cellNames = []string{cellCost, cellLatency, cellCatchUp}
+var cellNames = []string{cellCost, cellLatency, cellCatchUp, cellGrowth}
 
 // A form says how much of the cells is played.
 type form struct {
@@ -31,6 +32,9 @@ type form struct {
 
 	// Catching up.
 	Backlogs []backlog `json:"backlogs"`
+
+	// How a tick grows.
+	Growth growthForm `json:"growth"`
 }
 
 // A backlog is what nobody has counted yet.
@@ -51,6 +55,11 @@ var (
 		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: time.Second,
 		Rates: []float64{2, 20, 200}, RateFor: 5 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
+		Growth: growthForm{
+			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
+			Histories: []int{100_000, 1_000_000}, Users: []int{1000, 10_000, 100_000}, Rows: []int{1, 20, 1000},
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200}, Turns: 6, Ticks: 10,
+		},
 	}
 	everything = form{
 		Name: "full", Rounds: 5,
@@ -62,11 +71,21 @@ var (
 			{10_000_000, 100_000, evenly},
 			{10_000_000, 100_000, zipf},
 		},
+		Growth: growthForm{
+			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
+			Histories: []int{100_000, 1_000_000, 10_000_000}, Users: []int{1000, 10_000, 100_000, 1_000_000}, Rows: []int{1, 20, 1000},
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
+		},
 	}
 	smoke = form{
 		Name: "quick", Rounds: 1,
 		Clients: []int{4}, Histories: []int{1000}, Turns: 1, Slice: 300 * time.Millisecond,
 		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
 		Backlogs: []backlog{{5000, 500, zipf}},
+		Growth: growthForm{
+			Base:      setting{History: 1000, Users: 100, Rows: 2},
+			Histories: []int{1000, 2000}, Users: []int{100, 200}, Rows: []int{2, 30},
+			Crossings: []int{0, 30}, Open: []int{0, 5}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
+		},
 	}
 )

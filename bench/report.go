@@ -55,6 +55,10 @@ func (r *results) markdown(folder string) string {
 		b.WriteString("\n### Catching up\n" + pictures[cellCatchUp])
 		r.writeCatchUp(&b)
 	}
+	if len(r.Growth) > 0 {
+		b.WriteString("\n### How the cost of a tick grows\n" + pictures[cellGrowth])
+		r.writeGrowth(&b)
+	}
 	return b.String()
 }
 
@@ -123,6 +127,25 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 			}
 			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", backlog, e.label, f.ratio.show(ratio), f.rate.show(thousands),
 				f.seconds.show(tenths), f.megabytes.show(thousands), f.longest.show(thousands), r.verdictOf(cellCatchUp, backlog.String(), e))
+		}
+	}
+}
+
+func (r *results) writeGrowth(b *strings.Builder) {
+	for _, d := range r.Form.Growth.dimensions() {
+		_, _ = fmt.Fprintf(b, "\n| %s | of %s | tick, ms | buffers | WAL, bytes |\n|---:|---|---:|---:|---:|\n", d.name, thousands(float64(d.value(d.base))))
+		for _, s := range d.settings {
+			f := r.growthFigure(s, d.base)
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ratio.show(ratio),
+				f.ms.show(hundredths), f.buffers.show(thousands), f.wal.show(thousands))
+		}
+	}
+	if h := r.Horizon; h != nil {
+		_, _ = fmt.Fprintf(b, "\nAn old snapshot held for %s seconds and %s ticks:\n", thousands(h.Seconds), thousands(float64(h.Ticks)))
+		b.WriteString("\n| | tick, ms | buffers | dead rows of totals | their table, MB |\n|---|---:|---:|---:|---:|\n")
+		for _, s := range h.Stages {
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %.1f |\n", s.Name, spreadOf(s.Milliseconds).show(hundredths),
+				thousands(float64(s.Buffers)), thousands(float64(s.Dead)), float64(s.Bytes)/(1<<20))
 		}
 	}
 }

@@ -24,6 +24,8 @@ type results struct {
 	Cost       []costPlay        `json:"cost"`
 	Latency    []latencyPlay     `json:"latency"`
 	CatchUp    []catchUpPlay     `json:"catch_up"`
+	Growth     []growthPlay      `json:"growth"`
+	Horizon    *horizonPlay      `json:"horizon,omitempty"`
 	Verdicts   []verdict         `json:"verdicts"`
 }
 

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"tokenalert/internal/demo"
+	"tokenalert/internal/host"
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// Each crossing is of a call that takes a user over the next tenth of the
+// limit, so that everybody can cross ten times; all other calls of a run come
+// to less than a tenth.
+const (
+	growthLimit = 1_000_000
+	growthTenth = growthLimit / 10
+)
+
+// growthTransactions is how many transactions the rows of a tick come in, at
+// the most.
+const growthTransactions = 20
+
+// A grower is a database whose ticks this process takes, one by one, by the
+// statements of the product.
+type grower struct {
+	*database
+	setting
+	store   *store.Store
+	periods *store.Periods
+	writer  *pgx.Conn
+	order   []user // in which they use tokens, over and over
+	next    int
+}
+
+// A tickCost is what can be said of any tick.
+type tickCost struct {
+	ms  float64
+	wal int64
+}
+
+// newGrower has counted everything, and has statistics as they would come by
+// themselves.
+func (g *growth) newGrower(ctx context.Context, s setting) (*grower, error) {
+	db, err := g.clone(ctx, g.templates[setting{History: s.History, Users: s.Users}], entry{key: "tokenalert", competitor: tokenalert{}})
+	if err != nil {
+		return nil, err
+	}
+	w := &grower{database: db, setting: s, order: slices.Clone(db.users)}
+	rand.Shuffle(len(w.order), func(i, j int) { w.order[i], w.order[j] = w.order[j], w.order[i] })
+	// How long the disk takes depends on nothing here, and would hide the rest.
+	if err := db.set(ctx, map[string]string{"synchronous_commit": "off"}); err != nil {
+		return nil, err
+	}
+	if w.writer, err = pgx.Connect(ctx, db.hostURL()); err != nil {
+		return nil, err
+	}
+	if w.store, err = store.Open(db.server.URLAs(demo.WorkerRole, db.name), ""); err != nil {
+		return nil, err
+	}
+	if w.periods, err = w.store.Periods(ctx, "UTC"); err != nil {
+		return nil, err
+	}
+	if _, err := w.store.Tick(ctx, w.request(store.First), w.decide); err != nil {
+		return nil, err
+	}
+	_, err = db.control.Exec(ctx, "VACUUM ANALYZE")
+	return w, err
+}
+
+// drop takes the database away.
+func (w *grower) drop(ctx context.Context) error {
+	w.store.Close()
+	if err := w.writer.Close(ctx); err != nil {
+		return err
+	}
+	return w.database.drop(ctx)
+}
+
+// request is the worker's. What it adapts to the machine is as at its start.
+func (w *grower) request(kind store.Kind) store.TickRequest {
+	return store.TickRequest{
+		Kind: kind, Periods: w.periods, Floor: 10, Slice: 10_000, Decisions: 10_000, Worker: "bench", IdleTimeout: 10 * time.Second,
+	}
+}
+
+// decide tells whoever has come over another tenth of their limit.
+func (w *grower) decide(_ store.Kind, _ time.Time, candidates []store.Candidate) []store.Decision {
+	var decisions []store.Decision
+	for _, c := range candidates {
+		threshold := int32(c.TokensUsed/growthTenth) * 10
+		if threshold == 0 || slices.Contains(c.Marks, threshold) {
+			continue
+		}
+		m := worker.Render(worker.Notice{
+			FullName: c.FullName, Threshold: int(threshold), TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodEnd: c.PeriodEnd,
+		}, worker.Spanish)
+		decisions = append(decisions, store.Decision{
+			UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(c.Marks, threshold),
+			Alerts: []store.Alert{{
+				ID: uuid.New(), NotificationID: uuid.New(), OrganizationID: c.OrganizationID, PeriodEnd: c.PeriodEnd,
+				Threshold: threshold, TokenLimit: c.TokenLimit, TokensUsed: c.TokensUsed,
+				PercentTenths: worker.PercentTenths(c.TokensUsed, c.TokenLimit),
+				Title:         m.Title, Body: m.Body, Link: "/admin/token-usage", Newest: c.Newest,
+			}},
+		})
+	}
+	return decisions
+}
+
+// write logs the calls of the next users.
+func (w *grower) write(ctx context.Context) error {
+	if w.next+w.Rows > len(w.order) {
+		w.next = 0
+	}
+	users := w.order[w.next : w.next+w.Rows]
+	w.next += w.Rows
+	n := min(growthTransactions, w.Rows)
+	for t := range n {
+		from := t * w.Rows / n
+		err := logCalls(ctx, w.writer, (t+1)*w.Rows/n-from, func(i int) (user, int, time.Time) {
+			tokens := 1 + rand.IntN(tokensPerCall)
+			if from+i < w.Crossings {
+				tokens = growthTenth
+			}
+			return users[from+i], tokens, time.Now()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tick counts what was written, and must find just that.
+func (w *grower) tick(ctx context.Context) (tickCost, error) {
+	before, err := w.position(ctx)
+	if err != nil {
+		return tickCost{}, err
+	}
+	began := time.Now()
+	result, err := w.store.Tick(ctx, w.request(store.Window), w.decide)
+	took := time.Since(began)
+	if err != nil {
+		return tickCost{}, err
+	}
+	if result.Rows != int64(w.Rows) || len(result.Outcomes) != w.Crossings || result.More() {
+		return tickCost{}, fmt.Errorf("a tick of %+v has counted %d rows and told %d users", w.setting, result.Rows, len(result.Outcomes))
+	}
+	after, err := w.position(ctx)
+	return tickCost{milliseconds(took), after - before}, err
+}
+
+func (w *grower) writeAndTick(ctx context.Context) (tickCost, error) {
+	if err := w.write(ctx); err != nil {
+		return tickCost{}, err
+	}
+	return w.tick(ctx)
+}
+
+// position is where the next WAL record goes, in bytes.
+func (w *grower) position(ctx context.Context) (at int64, err error) {
+	err = w.admin.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&at)
+	return at, err
+}
+
+// buffersRead is how many buffers the sessions of the database have told of.
+func (w *grower) buffersRead(ctx context.Context) (n int64, err error) {
+	err = w.admin.QueryRow(ctx, "SELECT blks_hit + blks_read FROM pg_stat_database WHERE datname = $1", w.name).Scan(&n)
+	return n, err
+}
+
+// hold opens the transactions, which end when the returned function is called.
+func (w *grower) hold(ctx context.Context) (release func(), err error) {
+	held := make([]*pgx.Conn, w.Open)
+	release = func() {
+		var group errgroup.Group
+		for _, conn := range held {
+			if conn != nil {
+				group.Go(func() error {
+					_, err := conn.Exec(ctx, "ROLLBACK")
+					return errors.Join(err, conn.Close(ctx))
+				})
+			}
+		}
+		_ = group.Wait() // an end of the session is an end as well
+	}
+	group, ctx2 := errgroup.WithContext(ctx)
+	group.SetLimit(growthTransactions)
+	for i := range held {
+		group.Go(func() error {
+			conn, err := pgx.Connect(ctx2, w.hostURL())
+			if err != nil {
+				return err
+			}
+			held[i] = conn
+			if _, err := conn.Exec(ctx2, "BEGIN"); err != nil {
+				return err
+			}
+			u := w.order[i%len(w.order)]
+			return host.LogUsage(ctx2, conn, u.id, u.organization, 1)
+		})
+	}
+	return release, group.Wait()
+}

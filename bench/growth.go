@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A setting is what the cost of a tick may depend on.
+type setting struct {
+	History   int `json:"history"`   // rows of ai_usage_logs before
+	Users     int `json:"users"`     // each with a row in usage_periods
+	Rows      int `json:"rows"`      // that the tick counts, each of another user
+	Crossings int `json:"crossings"` // users among those who cross a threshold
+	Open      int `json:"open"`      // transactions that have written a row and wait for their client
+}
+
+// A growthForm says which values each dimension takes while the others stay at
+// the base.
+type growthForm struct {
+	Base      setting       `json:"base"`
+	Histories []int         `json:"histories"`
+	Users     []int         `json:"users"`
+	Rows      []int         `json:"rows"`
+	Crossings []int         `json:"crossings"` // in ticks of as many rows as are the most
+	Open      []int         `json:"open"`
+	Turns     int           `json:"turns"`      // of each setting
+	Ticks     int           `json:"ticks"`      // measured in each turn
+	Horizon   time.Duration `json:"horizon_ns"` // how long another session holds it back; 0: not played
+}
+
+// A dimension is a table of the report.
+type dimension struct {
+	name     string
+	base     setting // whom the others are compared with
+	settings []setting
+	value    func(setting) int
+}
+
+func (f growthForm) dimensions() []dimension {
+	crossing := f.Base
+	crossing.Rows = slices.Max(f.Rows)
+	all := []dimension{
+		{name: "rows of history", base: f.Base, value: func(s setting) int { return s.History }},
+		{name: "users", base: f.Base, value: func(s setting) int { return s.Users }},
+		{name: "rows in the tick", base: f.Base, value: func(s setting) int { return s.Rows }},
+		{name: "crossings in a tick of " + thousands(float64(crossing.Rows)) + " rows", base: crossing, value: func(s setting) int { return s.Crossings }},
+		{name: "open transactions", base: f.Base, value: func(s setting) int { return s.Open }},
+	}
+	for i, values := range [][]int{f.Histories, f.Users, f.Rows, f.Crossings, f.Open} {
+		for _, v := range values {
+			s := all[i].base
+			switch i {
+			case 0:
+				s.History = v
+			case 1:
+				s.Users, s.History = v, max(s.History, v) // a total needs a row
+			case 2:
+				s.Rows = v
+			case 3:
+				s.Crossings = v
+			case 4:
+				s.Open = v
+			}
+			all[i].settings = append(all[i].settings, s)
+		}
+	}
+	return all
+}
+
+// settings are those of all dimensions, each once.
+func (f growthForm) settings() []setting {
+	var all []setting
+	for _, d := range f.dimensions() {
+		for _, s := range d.settings {
+			if !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// A growthPlay is what one turn of a setting's ticks cost.
+type growthPlay struct {
+	Turn         int       `json:"turn"`
+	Setting      setting   `json:"setting"`
+	Milliseconds []float64 `json:"ms"`        // of each tick
+	WAL          []float64 `json:"wal_bytes"` // of each tick
+	Buffers      int64     `json:"buffers"`   // that one tick read, in shared_buffers or not
+}
+
+type growth struct {
+	*player
+	templates map[setting]*template // by history and users
+}
+
+func (p *player) newGrowth(ctx context.Context) (*growth, error) {
+	g := &growth{player: p, templates: map[setting]*template{}}
+	if !p.plays(cellGrowth) {
+		return g, nil
+	}
+	for _, s := range p.form.Growth.settings() {
+		key := setting{History: s.History, Users: s.Users}
+		if g.templates[key] != nil {
+			continue
+		}
+		p.say(fmt.Sprintf("making a database with %d rows of history of %d users", s.History, s.Users), p.options)
+		t, err := p.newTemplate(ctx, fmt.Sprintf("growth%d", len(g.templates)), s.Users, s.History, func(int, int) int { return growthLimit })
+		if err != nil {
+			return nil, err
+		}
+		g.templates[key] = t
+	}
+	return g, nil
+}
+
+func (g *growth) steps() int {
+	if len(g.templates) == 0 {
+		return 0
+	}
+	n := g.form.Growth.Turns
+	if g.form.Growth.Horizon > 0 {
+		n++
+	}
+	return n
+}
+
+// play has turns of its own in place of rounds: what it measures needs no new
+// databases.
+func (g *growth) play(ctx context.Context, round int) error {
+	if len(g.templates) == 0 || round > 0 {
+		return nil
+	}
+	byOpen := map[int][]*grower{}
+	for _, s := range g.form.Growth.settings() {
+		w, err := g.newGrower(ctx, s)
+		if err != nil {
+			return fmt.Errorf("%+v: %w", s, err)
+		}
+		byOpen[s.Open] = append(byOpen[s.Open], w)
+	}
+	for turn := range g.form.Growth.Turns {
+		for _, open := range g.form.Growth.Open {
+			if err := g.turn(ctx, rotated(byOpen[open], turn), turn); err != nil {
+				return err
+			}
+		}
+		g.step("how a tick grows, turn %d of %d", turn+1, g.form.Growth.Turns)
+	}
+	for _, group := range byOpen {
+		for _, w := range group {
+			if err := w.drop(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if g.form.Growth.Horizon > 0 {
+		return g.playHorizon(ctx)
+	}
+	return nil
+}
+
+// turn measures the settings that have as many open transactions, which are in
+// the snapshots of all databases of the server.
+func (g *growth) turn(ctx context.Context, group []*grower, turn int) error {
+	for _, w := range group {
+		release, err := w.hold(ctx)
+		defer release()
+		if err != nil {
+			return fmt.Errorf("%+v: %w", w.setting, err)
+		}
+	}
+	buffers, err := g.buffers(ctx, group)
+	if err != nil {
+		return err
+	}
+	for i, w := range group {
+		m := growthPlay{Turn: turn + 1, Setting: w.setting, Buffers: buffers[i]}
+		for range g.form.Growth.Ticks {
+			c, err := w.writeAndTick(ctx)
+			if err != nil {
+				return fmt.Errorf("%+v: %w", w.setting, err)
+			}
+			m.Milliseconds, m.WAL = append(m.Milliseconds, c.ms), append(m.WAL, float64(c.wal))
+		}
+		g.results.Growth = append(g.results.Growth, m)
+	}
+	return nil
+}
+
+// A session tells the statistics what it has done at the end of a transaction,
+// if it has told nothing for a second (PGSTAT_MIN_INTERVAL in PostgreSQL's
+// pgstat.c). Up to PostgreSQL 14 what is told may be read half a second late.
+const (
+	tellStatistics = 1100 * time.Millisecond
+	readStatistics = 600 * time.Millisecond
+)
+
+// buffers measures one tick of each: how many buffers it reads. It comes first
+// in a turn, since the tick before it sees what has ended since the last turn.
+func (g *growth) buffers(ctx context.Context, group []*grower) ([]int64, error) {
+	if err := sleep(ctx, tellStatistics); err != nil {
+		return nil, err
+	}
+	for _, w := range group { // has it told what earlier ticks did
+		if _, err := w.writeAndTick(ctx); err != nil {
+			return nil, fmt.Errorf("%+v: %w", w.setting, err)
+		}
+		if err := w.write(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := sleep(ctx, tellStatistics); err != nil {
+		return nil, err
+	}
+	for _, w := range group { // has it told what the writers did
+		if _, err := w.writer.Exec(ctx, "SELECT 1"); err != nil {
+			return nil, err
+		}
+	}
+	if err := sleep(ctx, readStatistics); err != nil {
+		return nil, err
+	}
+	all := make([]int64, len(group))
+	for i, w := range group {
+		before, err := w.buffersRead(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := w.tick(ctx); err != nil {
+			return nil, err
+		}
+		err = w.await(ctx, readyWithin, func() (bool, error) {
+			after, err := w.buffersRead(ctx)
+			all[i] = after - before
+			return all[i] > 0, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%+v: buffers: %w", w.setting, err)
+		}
+	}
+	return all, nil
+}
