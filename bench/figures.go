@@ -110,23 +110,24 @@ func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
 }
 
 // A growthFigure is what ticks of one setting cost, over the turns: medians.
-type growthFigure struct{ ratio, ms, buffers, wal spread }
+type growthFigure struct{ ratio, ms, cpu, buffers, wal spread }
 
 func (r *results) growthFigure(s, base setting) growthFigure {
-	var ratios, ms, buffers, wal []float64
+	var ratios, ms, cpu, buffers, wal []float64
 	for _, m := range r.Growth {
 		if m.Setting != s {
 			continue
 		}
 		took := percentile(m.Milliseconds, 0.5)
-		ms, buffers, wal = append(ms, took), append(buffers, float64(m.Buffers)), append(wal, percentile(m.WAL, 0.5))
+		ms, cpu = append(ms, took), append(cpu, orNaN(percentile(m.CPU, 0.5)))
+		buffers, wal = append(buffers, orNaN(float64(m.Buffers))), append(wal, percentile(m.WAL, 0.5))
 		for _, b := range r.Growth {
 			if b.Setting == base && b.Turn == m.Turn {
 				ratios = append(ratios, took/percentile(b.Milliseconds, 0.5))
 			}
 		}
 	}
-	return growthFigure{spreadOf(ratios), spreadOf(ms), spreadOf(buffers), spreadOf(wal)}
+	return growthFigure{spreadOf(ratios), spreadOf(ms), spreadOf(cpu), spreadOf(buffers), spreadOf(wal)}
 }
 
 // orNaN has what was not measured be no number.

@@ -82,13 +82,14 @@ func (f growthForm) settings() []setting {
 	return all
 }
 
-// A growthPlay is what one turn of a setting's ticks cost.
+// A growthPlay is what the ticks of one turn of a setting cost.
 type growthPlay struct {
 	Turn         int       `json:"turn"`
 	Setting      setting   `json:"setting"`
-	Milliseconds []float64 `json:"ms"`        // of each tick
-	WAL          []float64 `json:"wal_bytes"` // of each tick
-	Buffers      int64     `json:"buffers"`   // that one tick read, in shared_buffers or not
+	Milliseconds []float64 `json:"ms"`
+	CPU          []float64 `json:"cpu_ms"`    // of the server's process; 0: unknown
+	WAL          []float64 `json:"wal_bytes"` // of the server
+	Buffers      int64     `json:"buffers"`   // that one tick read, in shared_buffers or not; 0: unknown
 }
 
 type growth struct {
@@ -102,12 +103,15 @@ func (p *player) newGrowth(ctx context.Context) (*growth, error) {
 		return g, nil
 	}
 	for _, s := range p.form.Growth.settings() {
-		key := setting{History: s.History, Users: s.Users}
+		key := s.database()
 		if g.templates[key] != nil {
 			continue
 		}
 		p.say(fmt.Sprintf("making a database with %d rows of history of %d users", s.History, s.Users), p.options)
 		t, err := p.newTemplate(ctx, fmt.Sprintf("growth%d", len(g.templates)), s.Users, s.History, func(int, int) int { return growthLimit })
+		if err == nil {
+			err = p.countOnce(ctx, t)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -115,6 +119,9 @@ func (p *player) newGrowth(ctx context.Context) (*growth, error) {
 	}
 	return g, nil
 }
+
+// database is what the settings have in common that can use one template.
+func (s setting) database() setting { return setting{History: s.History, Users: s.Users} }
 
 func (g *growth) steps() int {
 	if len(g.templates) == 0 {
@@ -143,7 +150,7 @@ func (g *growth) play(ctx context.Context, round int) error {
 	}
 	for turn := range g.form.Growth.Turns {
 		for _, open := range g.form.Growth.Open {
-			if err := g.turn(ctx, rotated(byOpen[open], turn), turn); err != nil {
+			if err := g.turn(ctx, byOpen[open], turn); err != nil {
 				return err
 			}
 		}
@@ -165,81 +172,62 @@ func (g *growth) play(ctx context.Context, round int) error {
 // turn measures the settings that have as many open transactions, which are in
 // the snapshots of all databases of the server.
 func (g *growth) turn(ctx context.Context, group []*grower, turn int) error {
+	plays := map[*grower]*growthPlay{}
 	for _, w := range group {
 		release, err := w.hold(ctx)
 		defer release()
 		if err != nil {
 			return fmt.Errorf("%+v: %w", w.setting, err)
 		}
+		plays[w] = &growthPlay{Turn: turn + 1, Setting: w.setting}
 	}
-	buffers, err := g.buffers(ctx, group)
-	if err != nil {
+	if err := buffers(ctx, group, plays); err != nil {
 		return err
 	}
-	for i, w := range group {
-		m := growthPlay{Turn: turn + 1, Setting: w.setting, Buffers: buffers[i]}
-		for range g.form.Growth.Ticks {
+	for tick := range g.form.Growth.Ticks {
+		for _, w := range rotated(group, tick) {
 			c, err := w.writeAndTick(ctx)
 			if err != nil {
 				return fmt.Errorf("%+v: %w", w.setting, err)
 			}
-			m.Milliseconds, m.WAL = append(m.Milliseconds, c.ms), append(m.WAL, float64(c.wal))
+			m := plays[w]
+			m.Milliseconds, m.CPU, m.WAL = append(m.Milliseconds, c.ms), append(m.CPU, c.cpu), append(m.WAL, float64(c.wal))
 		}
-		g.results.Growth = append(g.results.Growth, m)
+	}
+	for _, w := range group {
+		g.results.Growth = append(g.results.Growth, *plays[w])
 	}
 	return nil
 }
 
-// A session tells the statistics what it has done at the end of a transaction,
-// if it has told nothing for a second (PGSTAT_MIN_INTERVAL in PostgreSQL's
-// pgstat.c). Up to PostgreSQL 14 what is told may be read half a second late.
-const (
-	tellStatistics = 1100 * time.Millisecond
-	readStatistics = 600 * time.Millisecond
-)
+// tellStatistics is when a session tells what it has done, after a transaction:
+// when it has told nothing for a second (PGSTAT_MIN_INTERVAL in PostgreSQL's
+// pgstat.c).
+const tellStatistics = 1100 * time.Millisecond
 
-// buffers measures one tick of each: how many buffers it reads. It comes first
-// in a turn, since the tick before it sees what has ended since the last turn.
-func (g *growth) buffers(ctx context.Context, group []*grower) ([]int64, error) {
-	if err := sleep(ctx, tellStatistics); err != nil {
-		return nil, err
-	}
-	for _, w := range group { // has it told what earlier ticks did
-		if _, err := w.writeAndTick(ctx); err != nil {
-			return nil, fmt.Errorf("%+v: %w", w.setting, err)
+// buffers measures how many buffers one tick of each reads. It comes first in a
+// turn: the first tick sees what has ended since the last turn, and may be on a
+// new session.
+func buffers(ctx context.Context, group []*grower, plays map[*grower]*growthPlay) error {
+	for range 2 { // the second has told what all before it did
+		for _, w := range group {
+			if _, err := w.writeAndTick(ctx); err != nil {
+				return fmt.Errorf("%+v: %w", w.setting, err)
+			}
 		}
-		if err := w.write(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := sleep(ctx, tellStatistics); err != nil {
-		return nil, err
-	}
-	for _, w := range group { // has it told what the writers did
-		if _, err := w.writer.Exec(ctx, "SELECT 1"); err != nil {
-			return nil, err
+		if err := sleep(ctx, tellStatistics); err != nil {
+			return err
 		}
 	}
-	if err := sleep(ctx, readStatistics); err != nil {
-		return nil, err
-	}
-	all := make([]int64, len(group))
-	for i, w := range group {
-		before, err := w.buffersRead(ctx)
+	for _, w := range group {
+		if err := w.findServer(ctx); err != nil {
+			return err
+		}
+		n, err := w.buffersOfTick(ctx)
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("%+v: buffers: %w", w.setting, err)
 		}
-		if _, err := w.tick(ctx); err != nil {
-			return nil, err
-		}
-		err = w.await(ctx, readyWithin, func() (bool, error) {
-			after, err := w.buffersRead(ctx)
-			all[i] = after - before
-			return all[i] > 0, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("%+v: buffers: %w", w.setting, err)
-		}
+		plays[w].Buffers = n
 	}
-	return all, nil
+	return nil
 }

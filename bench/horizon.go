@@ -19,6 +19,7 @@ type horizonPlay struct {
 type heldStage struct {
 	Name         string    `json:"name"`
 	Milliseconds []float64 `json:"ms"`
+	CPU          []float64 `json:"cpu_ms"`
 	Buffers      int64     `json:"buffers"`
 	Dead         int64     `json:"dead_rows"`
 	Bytes        int64     `json:"bytes"`
@@ -82,20 +83,19 @@ func (g *growth) playHorizon(ctx context.Context) error {
 
 // look measures as many ticks as all turns have of a setting.
 func (g *growth) look(ctx context.Context, w *grower, name string) (heldStage, error) {
-	s := heldStage{Name: name}
+	var m growthPlay
+	if err := buffers(ctx, []*grower{w}, map[*grower]*growthPlay{w: &m}); err != nil {
+		return heldStage{}, err
+	}
+	s := heldStage{Name: name, Buffers: m.Buffers}
 	for range g.form.Growth.Turns * g.form.Growth.Ticks {
 		c, err := w.writeAndTick(ctx)
 		if err != nil {
 			return s, err
 		}
-		s.Milliseconds = append(s.Milliseconds, c.ms)
+		s.Milliseconds, s.CPU = append(s.Milliseconds, c.ms), append(s.CPU, c.cpu)
 	}
-	buffers, err := g.buffers(ctx, []*grower{w})
-	if err != nil {
-		return s, err
-	}
-	s.Buffers = buffers[0]
-	err = w.control.QueryRow(ctx, `SELECT n_dead_tup, pg_relation_size(relid) FROM pg_stat_user_tables
+	err := w.control.QueryRow(ctx, `SELECT n_dead_tup, pg_relation_size(relid) FROM pg_stat_user_tables
 		WHERE relid = 'tokenalert.usage_periods'::regclass`).Scan(&s.Dead, &s.Bytes)
 	return s, err
 }

@@ -133,18 +133,18 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 
 func (r *results) writeGrowth(b *strings.Builder) {
 	for _, d := range r.Form.Growth.dimensions() {
-		_, _ = fmt.Fprintf(b, "\n| %s | of %s | tick, ms | buffers | WAL, bytes |\n|---:|---|---:|---:|---:|\n", d.name, thousands(float64(d.value(d.base))))
+		_, _ = fmt.Fprintf(b, "\n| %s | of %s | tick, ms | CPU, ms | buffers | WAL, bytes |\n|---:|---|---:|---:|---:|---:|\n", d.name, thousands(float64(d.value(d.base))))
 		for _, s := range d.settings {
 			f := r.growthFigure(s, d.base)
-			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ratio.show(ratio),
-				f.ms.show(hundredths), f.buffers.show(thousands), f.wal.show(thousands))
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ratio.show(ratio),
+				f.ms.show(hundredths), f.cpu.show(hundredths), f.buffers.show(thousands), f.wal.show(thousands))
 		}
 	}
 	if h := r.Horizon; h != nil {
 		_, _ = fmt.Fprintf(b, "\nAn old snapshot held for %s seconds and %s ticks:\n", thousands(h.Seconds), thousands(float64(h.Ticks)))
-		b.WriteString("\n| | tick, ms | buffers | dead rows of totals | their table, MB |\n|---|---:|---:|---:|---:|\n")
+		b.WriteString("\n| | tick, ms | CPU, ms | buffers | dead rows of totals | their table, MB |\n|---|---:|---:|---:|---:|---:|\n")
 		for _, s := range h.Stages {
-			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %.1f |\n", s.Name, spreadOf(s.Milliseconds).show(hundredths),
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f |\n", s.Name, spreadOf(s.Milliseconds).show(hundredths), spreadOf(s.CPU).show(hundredths),
 				thousands(float64(s.Buffers)), thousands(float64(s.Dead)), float64(s.Bytes)/(1<<20))
 		}
 	}
