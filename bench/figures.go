@@ -110,24 +110,25 @@ func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
 }
 
 // A growthFigure is what ticks of one setting cost, over the turns: medians.
-type growthFigure struct{ ratio, ms, cpu, buffers, wal spread }
+type growthFigure struct{ ms, msRatio, cpu, cpuRatio, buffers, wal spread }
 
 func (r *results) growthFigure(s, base setting) growthFigure {
-	var ratios, ms, cpu, buffers, wal []float64
+	var ms, msRatio, cpu, cpuRatio, buffers, wal []float64
 	for _, m := range r.Growth {
 		if m.Setting != s {
 			continue
 		}
-		took := percentile(m.Milliseconds, 0.5)
-		ms, cpu = append(ms, took), append(cpu, orNaN(percentile(m.CPU, 0.5)))
+		took, worked := percentile(m.Milliseconds, 0.5), orNaN(percentile(m.CPU, 0.5))
+		ms, cpu = append(ms, took), append(cpu, worked)
 		buffers, wal = append(buffers, orNaN(float64(m.Buffers))), append(wal, percentile(m.WAL, 0.5))
 		for _, b := range r.Growth {
 			if b.Setting == base && b.Turn == m.Turn {
-				ratios = append(ratios, took/percentile(b.Milliseconds, 0.5))
+				msRatio = append(msRatio, took/percentile(b.Milliseconds, 0.5))
+				cpuRatio = append(cpuRatio, worked/orNaN(percentile(b.CPU, 0.5)))
 			}
 		}
 	}
-	return growthFigure{spreadOf(ratios), spreadOf(ms), spreadOf(cpu), spreadOf(buffers), spreadOf(wal)}
+	return growthFigure{spreadOf(ms), spreadOf(msRatio), spreadOf(cpu), spreadOf(cpuRatio), spreadOf(buffers), spreadOf(wal)}
 }
 
 // orNaN has what was not measured be no number.

@@ -14,6 +14,10 @@ type setting struct {
 	Rows      int `json:"rows"`      // that the tick counts, each of another user
 	Crossings int `json:"crossings"` // users among those who cross a threshold
 	Open      int `json:"open"`      // transactions that have written a row and wait for their client
+	// Alone: ticks of other databases do not come between, which leaves the
+	// CPU's caches to these. Open transactions are in the snapshots of all
+	// databases of the server.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // A growthForm says which values each dimension takes while the others stay at
@@ -41,12 +45,14 @@ type dimension struct {
 func (f growthForm) dimensions() []dimension {
 	crossing := f.Base
 	crossing.Rows = slices.Max(f.Rows)
+	alone := f.Base
+	alone.Alone = true
 	all := []dimension{
 		{name: "rows of history", base: f.Base, value: func(s setting) int { return s.History }},
 		{name: "users", base: f.Base, value: func(s setting) int { return s.Users }},
 		{name: "rows in the tick", base: f.Base, value: func(s setting) int { return s.Rows }},
 		{name: "crossings in a tick of " + thousands(float64(crossing.Rows)) + " rows", base: crossing, value: func(s setting) int { return s.Crossings }},
-		{name: "open transactions", base: f.Base, value: func(s setting) int { return s.Open }},
+		{name: "open transactions", base: alone, value: func(s setting) int { return s.Open }},
 	}
 	for i, values := range [][]int{f.Histories, f.Users, f.Rows, f.Crossings, f.Open} {
 		for _, v := range values {
@@ -140,23 +146,27 @@ func (g *growth) play(ctx context.Context, round int) error {
 	if len(g.templates) == 0 || round > 0 {
 		return nil
 	}
-	byOpen := map[int][]*grower{}
+	groups := make([][]*grower, 1) // the first takes turns, tick by tick
 	for _, s := range g.form.Growth.settings() {
 		w, err := g.newGrower(ctx, s)
 		if err != nil {
 			return fmt.Errorf("%+v: %w", s, err)
 		}
-		byOpen[s.Open] = append(byOpen[s.Open], w)
+		if s.Alone {
+			groups = append(groups, []*grower{w})
+		} else {
+			groups[0] = append(groups[0], w)
+		}
 	}
 	for turn := range g.form.Growth.Turns {
-		for _, open := range g.form.Growth.Open {
-			if err := g.turn(ctx, byOpen[open], turn); err != nil {
+		for _, group := range groups {
+			if err := g.turn(ctx, group, turn); err != nil {
 				return err
 			}
 		}
 		g.step("how a tick grows, turn %d of %d", turn+1, g.form.Growth.Turns)
 	}
-	for _, group := range byOpen {
+	for _, group := range groups {
 		for _, w := range group {
 			if err := w.drop(ctx); err != nil {
 				return err
@@ -169,8 +179,7 @@ func (g *growth) play(ctx context.Context, round int) error {
 	return nil
 }
 
-// turn measures the settings that have as many open transactions, which are in
-// the snapshots of all databases of the server.
+// turn measures settings tick by tick, so that the machine is the same for all.
 func (g *growth) turn(ctx context.Context, group []*grower, turn int) error {
 	plays := map[*grower]*growthPlay{}
 	for _, w := range group {

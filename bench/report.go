@@ -133,11 +133,12 @@ func (r *results) writeCatchUp(b *strings.Builder) {
 
 func (r *results) writeGrowth(b *strings.Builder) {
 	for _, d := range r.Form.Growth.dimensions() {
-		_, _ = fmt.Fprintf(b, "\n| %s | of %s | tick, ms | CPU, ms | buffers | WAL, bytes |\n|---:|---|---:|---:|---:|---:|\n", d.name, thousands(float64(d.value(d.base))))
+		base := thousands(float64(d.value(d.base)))
+		_, _ = fmt.Fprintf(b, "\n| %s | tick, ms | of %s | CPU, ms | of %s | buffers | WAL, bytes |\n|---:|---:|---|---:|---|---:|---:|\n", d.name, base, base)
 		for _, s := range d.settings {
 			f := r.growthFigure(s, d.base)
-			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ratio.show(ratio),
-				f.ms.show(hundredths), f.cpu.show(hundredths), f.buffers.show(thousands), f.wal.show(thousands))
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ms.show(hundredths), f.msRatio.show(ratio),
+				f.cpu.show(hundredths), f.cpuRatio.show(ratio), f.buffers.show(thousands), f.wal.show(thousands))
 		}
 	}
 	if h := r.Horizon; h != nil {
