@@ -58,7 +58,8 @@ var (
 		Growth: growthForm{
 			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
 			Histories: []int{100_000, 1_000_000}, Users: []int{1000, 10_000, 100_000}, Rows: []int{1, 20, 1000},
-			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200}, Turns: 6, Ticks: 10,
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
+			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Turns: 6, Ticks: 10,
 		},
 	}
 	everything = form{
@@ -74,7 +75,8 @@ var (
 		Growth: growthForm{
 			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
 			Histories: []int{100_000, 1_000_000, 10_000_000}, Users: []int{1000, 10_000, 100_000, 1_000_000}, Rows: []int{1, 20, 1000},
-			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
+			Corrections: []int{0, 10_000, 100_000, 1_000_000}, Alerts: []int{0, 36, 180}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
 		},
 	}
 	smoke = form{
@@ -84,8 +86,9 @@ var (
 		Backlogs: []backlog{{5000, 500, zipf}},
 		Growth: growthForm{
 			Base:      setting{History: 1000, Users: 100, Rows: 2},
-			Histories: []int{1000, 2000}, Users: []int{100, 200}, Rows: []int{2, 30},
-			Crossings: []int{0, 30}, Open: []int{0, 5}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
+			Histories: []int{1000}, Users: []int{100, 200}, Rows: []int{2, 30},
+			Crossings: []int{0, 30}, Open: []int{0, 5},
+			Corrections: []int{0, 200}, Alerts: []int{0, 3}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
 		},
 	}
 )

@@ -92,7 +92,56 @@ func (g *growth) newGrower(ctx context.Context, s setting) (*grower, error) {
 	}
 	w := &grower{database: db, setting: s, order: slices.Clone(db.users)}
 	rand.Shuffle(len(w.order), func(i, j int) { w.order[i], w.order[j] = w.order[j], w.order[i] })
-	return w, w.open(ctx)
+	if err := w.open(ctx); err != nil {
+		return nil, err
+	}
+	return w, errors.Join(w.correct(ctx), w.alert(ctx))
+}
+
+// correct has everybody corrected, over and over, and deals with it.
+func (w *grower) correct(ctx context.Context) error {
+	if w.Corrections == 0 {
+		return nil
+	}
+	_, err := w.writer.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, cause)
+		SELECT id, 'limit_changed' FROM users, generate_series(1, $1)`, w.Corrections/w.Users)
+	for err == nil {
+		var result store.TickResult
+		if result, err = w.store.Tick(ctx, w.request(store.Window), w.decide); !result.Work() {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = w.writer.Exec(ctx, "VACUUM ANALYZE tokenalert.recounts")
+	return err
+}
+
+// alertedUsers are more than ticks of a run come to, where each is of few rows.
+const alertedUsers = 2000
+
+// alert writes alerts of earlier months, three in each.
+func (w *grower) alert(ctx context.Context) error {
+	if w.Alerts == 0 {
+		return nil
+	}
+	var ids []uuid.UUID
+	for _, u := range w.order[:min(alertedUsers, len(w.order))] {
+		ids = append(ids, u.id)
+	}
+	_, err := w.writer.Exec(ctx, `
+		INSERT INTO token_limit_alerts (user_id, organization_id, alert_threshold, alert_sent, sent_at, period_start, period_end, token_limit)
+		SELECT u.id, u.organization_id, threshold, true, m.start, m.start, m.start + interval '1 month', u.monthly_token_limit
+		FROM generate_series(1, $2) AS n,
+		     LATERAL (SELECT date_trunc('month', now(), 'UTC') - make_interval(months => n) AS start) m,
+		     unnest('{80,90,100}'::integer[]) AS threshold, users u
+		WHERE u.id = ANY ($1)`, ids, w.Alerts/3)
+	if err != nil {
+		return err
+	}
+	_, err = w.writer.Exec(ctx, "VACUUM ANALYZE token_limit_alerts")
+	return err
 }
 
 // drop takes the database away.

@@ -14,6 +14,9 @@ type setting struct {
 	Rows      int `json:"rows"`      // that the tick counts, each of another user
 	Crossings int `json:"crossings"` // users among those who cross a threshold
 	Open      int `json:"open"`      // transactions that have written a row and wait for their client
+	// Corrections that once waited all at the same time, and have been dealt with.
+	Corrections int `json:"corrections"`
+	Alerts      int `json:"alerts"` // that each of the tick's users was told in earlier months
 	// Alone: ticks of other databases do not come between, which leaves the
 	// CPU's caches to these. Open transactions are in the snapshots of all
 	// databases of the server.
@@ -23,15 +26,19 @@ type setting struct {
 // A growthForm says which values each dimension takes while the others stay at
 // the base.
 type growthForm struct {
-	Base      setting       `json:"base"`
-	Histories []int         `json:"histories"`
-	Users     []int         `json:"users"`
-	Rows      []int         `json:"rows"`
-	Crossings []int         `json:"crossings"` // in ticks of as many rows as are the most
-	Open      []int         `json:"open"`
-	Turns     int           `json:"turns"`      // of each setting
-	Ticks     int           `json:"ticks"`      // measured in each turn
-	Horizon   time.Duration `json:"horizon_ns"` // how long another session holds it back; 0: not played
+	Base      setting `json:"base"`
+	Histories []int   `json:"histories"`
+	Users     []int   `json:"users"`
+	Rows      []int   `json:"rows"`
+	Crossings []int   `json:"crossings"` // in ticks of as many rows as are the most
+	Open      []int   `json:"open"`
+	// Corrections and Alerts are what has been; the latter with ticks in which
+	// everybody crosses.
+	Corrections []int         `json:"corrections"`
+	Alerts      []int         `json:"alerts"`
+	Turns       int           `json:"turns"`      // of each setting
+	Ticks       int           `json:"ticks"`      // measured in each turn
+	Horizon     time.Duration `json:"horizon_ns"` // how long another session holds it back; 0: not played
 }
 
 // A dimension is a table of the report.
@@ -39,39 +46,35 @@ type dimension struct {
 	name     string
 	base     setting // whom the others are compared with
 	settings []setting
-	value    func(setting) int
+	of       func(*setting) *int
 }
 
+func (d dimension) value(s setting) int { return *d.of(&s) }
+
 func (f growthForm) dimensions() []dimension {
-	crossing := f.Base
-	crossing.Rows = slices.Max(f.Rows)
-	alone := f.Base
-	alone.Alone = true
-	all := []dimension{
-		{name: "rows of history", base: f.Base, value: func(s setting) int { return s.History }},
-		{name: "users", base: f.Base, value: func(s setting) int { return s.Users }},
-		{name: "rows in the tick", base: f.Base, value: func(s setting) int { return s.Rows }},
-		{name: "crossings in a tick of " + thousands(float64(crossing.Rows)) + " rows", base: crossing, value: func(s setting) int { return s.Crossings }},
-		{name: "open transactions", base: alone, value: func(s setting) int { return s.Open }},
-	}
-	for i, values := range [][]int{f.Histories, f.Users, f.Rows, f.Crossings, f.Open} {
+	var all []dimension
+	vary := func(name string, base setting, of func(*setting) *int, values []int) {
+		d := dimension{name: name, base: base, of: of}
 		for _, v := range values {
-			s := all[i].base
-			switch i {
-			case 0:
-				s.History = v
-			case 1:
-				s.Users, s.History = v, max(s.History, v) // a total needs a row
-			case 2:
-				s.Rows = v
-			case 3:
-				s.Crossings = v
-			case 4:
-				s.Open = v
-			}
-			all[i].settings = append(all[i].settings, s)
+			s := base
+			*of(&s) = v
+			s.History = max(s.History, s.Users) // each total needs a row
+			d.settings = append(d.settings, s)
 		}
+		all = append(all, d)
 	}
+	crossing, told, alone := f.Base, f.Base, f.Base
+	crossing.Rows = slices.Max(f.Rows)
+	told.Crossings = told.Rows
+	alone.Alone = true
+	in := func(s setting) string { return " in a tick of " + thousands(float64(s.Rows)) + " rows" }
+	vary("rows of history", f.Base, func(s *setting) *int { return &s.History }, f.Histories)
+	vary("users", f.Base, func(s *setting) *int { return &s.Users }, f.Users)
+	vary("rows in the tick", f.Base, func(s *setting) *int { return &s.Rows }, f.Rows)
+	vary("crossings"+in(crossing), crossing, func(s *setting) *int { return &s.Crossings }, f.Crossings)
+	vary("open transactions", alone, func(s *setting) *int { return &s.Open }, f.Open)
+	vary("corrections that once waited", f.Base, func(s *setting) *int { return &s.Corrections }, f.Corrections)
+	vary("earlier alerts of each user who crosses"+in(told), told, func(s *setting) *int { return &s.Alerts }, f.Alerts)
 	return all
 }
 
