@@ -136,7 +136,8 @@ func (w *grower) alert(ctx context.Context) error {
 		FROM generate_series(1, $2) AS n,
 		     LATERAL (SELECT date_trunc('month', now(), 'UTC') - make_interval(months => n) AS start) m,
 		     unnest('{80,90,100}'::integer[]) AS threshold, users u
-		WHERE u.id = ANY ($1)`, ids, w.Alerts/3)
+		WHERE u.id = ANY ($1)
+		ORDER BY n DESC, random()`, ids, w.Alerts/3) // each month on pages of its own
 	if err != nil {
 		return err
 	}
