@@ -19,13 +19,10 @@ import (
 	"tokenalert/worker"
 )
 
-// Each crossing is of a call that takes a user over the next tenth of the
-// limit, so that everybody can cross ten times; all other calls of a run come
-// to less than a tenth.
-const (
-	growthLimit = 1_000_000
-	growthTenth = growthLimit / 10
-)
+// growthLimit leaves room: a call of a tenth of the limit takes a user over the
+// next tenth, so that everybody can cross ten times, and all other calls, those
+// of the history too, come to less than a tenth.
+func growthLimit(_, used int) int { return max(1_000_000, 20*used) }
 
 // growthTransactions is how many transactions the rows of a tick come in, at
 // the most.
@@ -165,7 +162,7 @@ func (w *grower) request(kind store.Kind) store.TickRequest {
 func (w *grower) decide(_ store.Kind, _ time.Time, candidates []store.Candidate) []store.Decision {
 	var decisions []store.Decision
 	for _, c := range candidates {
-		threshold := int32(c.TokensUsed/growthTenth) * 10
+		threshold := int32(c.TokensUsed*10/c.TokenLimit) * 10
 		if threshold == 0 || slices.Contains(c.Marks, threshold) {
 			continue
 		}
@@ -196,11 +193,11 @@ func (w *grower) write(ctx context.Context) error {
 	for t := range n {
 		from := t * w.Rows / n
 		err := logCalls(ctx, w.writer, (t+1)*w.Rows/n-from, func(i int) (user, int, time.Time) {
-			tokens := 1 + rand.IntN(tokensPerCall)
+			u, tokens := users[from+i], 1+rand.IntN(tokensPerCall)
 			if from+i < w.Crossings {
-				tokens = growthTenth
+				tokens = u.limit / 10
 			}
-			return users[from+i], tokens, time.Now()
+			return u, tokens, time.Now()
 		})
 		if err != nil {
 			return err

@@ -117,7 +117,7 @@ func (p *player) newGrowth(ctx context.Context) (*growth, error) {
 			continue
 		}
 		p.say(fmt.Sprintf("making a database with %d rows of history of %d users", s.History, s.Users), p.options)
-		t, err := p.newTemplate(ctx, fmt.Sprintf("growth%d", len(g.templates)), s.Users, s.History, func(int, int) int { return growthLimit })
+		t, err := p.newTemplate(ctx, fmt.Sprintf("growth%d", len(g.templates)), s.Users, s.History, growthLimit)
 		if err == nil {
 			err = p.countOnce(ctx, t)
 		}
