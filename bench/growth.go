@@ -211,35 +211,3 @@ func (g *growth) turn(ctx context.Context, group []*grower, turn int) error {
 	}
 	return nil
 }
-
-// tellStatistics is when a session tells what it has done, after a transaction:
-// when it has told nothing for a second (PGSTAT_MIN_INTERVAL in PostgreSQL's
-// pgstat.c).
-const tellStatistics = 1100 * time.Millisecond
-
-// buffers measures how many buffers one tick of each reads. It comes first in a
-// turn: the first tick sees what has ended since the last turn, and may be on a
-// new session.
-func buffers(ctx context.Context, group []*grower, plays map[*grower]*growthPlay) error {
-	for range 2 { // the second has told what all before it did
-		for _, w := range group {
-			if _, err := w.writeAndTick(ctx); err != nil {
-				return fmt.Errorf("%+v: %w", w.setting, err)
-			}
-		}
-		if err := sleep(ctx, tellStatistics); err != nil {
-			return err
-		}
-	}
-	for _, w := range group {
-		if err := w.findServer(ctx); err != nil {
-			return err
-		}
-		n, err := w.buffersOfTick(ctx)
-		if err != nil {
-			return fmt.Errorf("%+v: buffers: %w", w.setting, err)
-		}
-		plays[w].Buffers = n
-	}
-	return nil
-}
