@@ -39,6 +39,8 @@ func TestQuick(t *testing.T) {
 	assert.Len(t, r.Cost, 2*(len(entries)-away))
 	assert.Len(t, r.Latency, 2*(7-away))
 	assert.Len(t, r.CatchUp, 6-away)
+	require.Len(t, r.Growth, len(smoke.Growth.settings()), "each checks itself what its ticks count and tell")
+	require.Len(t, r.Horizon.Stages, 3)
 	require.Len(t, r.Verdicts, 8+7+6-3*away)
 	for _, v := range r.Verdicts {
 		assert.Positive(t, v.Expected, "%+v", v)
@@ -57,6 +59,11 @@ func TestQuick(t *testing.T) {
 		assert.Equal(t, m.Competitor == "notify", m.Lost, "%+v", m)
 		assert.Equal(t, m.Competitor == "tokenalert", m.Ticks > 0, "%+v", m)
 	}
+	for _, m := range r.Growth {
+		assert.Len(t, m.Milliseconds, smoke.Growth.Ticks)
+		assert.Positive(t, percentile(m.WAL, 0.5), "%+v", m)
+	}
+	assert.Greater(t, r.Horizon.Stages[1].Dead, r.Horizon.Stages[0].Dead, "what nobody may remove")
 
 	require.Len(t, r.Rest, 8-away)
 	for _, m := range r.Rest {
@@ -102,6 +109,32 @@ type logged struct{ t *testing.T }
 func (l logged) Write(line []byte) (int, error) {
 	l.t.Log(strings.TrimSpace(string(line)))
 	return len(line), nil
+}
+
+// Only one thing differs from whom a setting is compared with.
+func TestDimensions(t *testing.T) {
+	t.Parallel()
+	for _, f := range []form{smoke, subset, everything} {
+		dimensions := f.Growth.dimensions()
+		require.Len(t, dimensions, 7)
+		for _, d := range dimensions {
+			assert.Contains(t, d.settings, d.base, "%s, %s: there is nothing to compare with", f.Name, d.name)
+			for _, s := range d.settings {
+				differs := 0
+				for _, other := range dimensions {
+					if other.value(s) != other.value(d.base) {
+						differs++
+					}
+				}
+				if s.Users > f.Growth.Base.History { // whose totals each need a row
+					differs--
+				}
+				assert.LessOrEqual(t, differs, 1, "%s, %s: %+v", f.Name, d.name, s)
+				assert.LessOrEqual(t, s.Rows, s.Users, "each of another user")
+				assert.LessOrEqual(t, s.Crossings, s.Rows)
+			}
+		}
+	}
 }
 
 func TestOptions(t *testing.T) {

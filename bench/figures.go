@@ -111,6 +111,28 @@ func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
 	return f
 }
 
+// A growthFigure is what ticks of one setting cost, over the turns: medians.
+type growthFigure struct{ ms, msRatio, cpu, cpuRatio, buffers, wal spread }
+
+func (r *results) growthFigure(s, base setting) growthFigure {
+	var ms, msRatio, cpu, cpuRatio, buffers, wal []float64
+	for _, m := range r.Growth {
+		if m.Setting != s {
+			continue
+		}
+		took, worked := percentile(m.Milliseconds, 0.5), orNaN(percentile(m.CPU, 0.5))
+		ms, cpu = append(ms, took), append(cpu, worked)
+		buffers, wal = append(buffers, orNaN(float64(m.Buffers))), append(wal, percentile(m.WAL, 0.5))
+		for _, b := range r.Growth {
+			if b.Setting == base && b.Turn == m.Turn {
+				msRatio = append(msRatio, took/percentile(b.Milliseconds, 0.5))
+				cpuRatio = append(cpuRatio, worked/orNaN(percentile(b.CPU, 0.5)))
+			}
+		}
+	}
+	return growthFigure{spreadOf(ms), spreadOf(msRatio), spreadOf(cpu), spreadOf(cpuRatio), spreadOf(buffers), spreadOf(wal)}
+}
+
 // orNaN has what was not measured be no number.
 func orNaN(v float64) float64 {
 	if v == 0 {

@@ -8,9 +8,10 @@ const (
 	cellLatency = "latency"
 	cellCatchUp = "catchup"
 	cellRest    = "rest"
+	cellGrowth  = "growth"
 )
 
-var cellNames = []string{cellCost, cellLatency, cellCatchUp, cellRest}
+var cellNames = []string{cellCost, cellLatency, cellCatchUp, cellRest, cellGrowth}
 
 // A form says how much of the cells is played.
 type form struct {
@@ -36,6 +37,9 @@ type form struct {
 	// At rest.
 	RestFor time.Duration `json:"rest_for_ns"`
 	Starts  int           `json:"starts"` // of a worker, each timed
+
+	// How a tick grows.
+	Growth growthForm `json:"growth"`
 }
 
 // A backlog is what nobody has counted yet.
@@ -66,6 +70,12 @@ var (
 		Rates: []float64{20, 200}, RateFor: 4 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 		RestFor:  time.Minute, Starts: 10,
+		Growth: growthForm{
+			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
+			Histories: []int{100_000, 1_000_000}, Users: []int{1000, 10_000, 100_000}, Rows: []int{1, 20, 1000},
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
+			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Turns: 6, Ticks: 10,
+		},
 	}
 	everything = form{
 		Name: "full", Rounds: 5,
@@ -78,6 +88,12 @@ var (
 			{10_000_000, 100_000, zipf},
 		},
 		RestFor: time.Minute, Starts: 10,
+		Growth: growthForm{
+			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
+			Histories: []int{100_000, 1_000_000, 10_000_000}, Users: []int{1000, 10_000, 100_000, 1_000_000}, Rows: []int{1, 20, 1000},
+			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
+			Corrections: []int{0, 10_000, 100_000, 1_000_000}, Alerts: []int{0, 36, 180}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
+		},
 	}
 	smoke = form{
 		Name: "quick", Rounds: 1,
@@ -85,5 +101,11 @@ var (
 		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
 		Backlogs: []backlog{{5000, 500, zipf}},
 		RestFor:  3 * time.Second, Starts: 2,
+		Growth: growthForm{
+			Base:      setting{History: 1000, Users: 100, Rows: 2},
+			Histories: []int{1000}, Users: []int{100, 200}, Rows: []int{2, 30},
+			Crossings: []int{0, 30}, Open: []int{0, 5},
+			Corrections: []int{0, 200}, Alerts: []int{0, 3}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
+		},
 	}
 )

@@ -1,7 +1,8 @@
 // Command bench plays tokenalert beside the other ways to tell users of their
 // limits, in one run on a private PostgreSQL: what an insert costs, how long an
-// alert takes, how fast a backlog is counted, and what a worker costs at rest.
-// docs/performance.md explains what is measured and shows the figures.
+// alert takes, how fast a backlog is counted, and what a worker costs at rest; and
+// by itself, how the cost of its ticks grows. docs/performance.md explains what is
+// measured and shows the figures.
 package main
 
 import (

@@ -71,6 +71,18 @@ func (r *results) charts() []chart {
 		}
 		all = append(all, c)
 	}
+	if len(r.Growth) > 0 {
+		c := chart{cell: cellGrowth, title: "Duration of a tick, milliseconds, logarithmic", logarithmic: true}
+		for _, d := range r.Form.Growth.dimensions() {
+			g := group{name: d.name}
+			for _, s := range d.settings {
+				f := r.growthFigure(s, d.base)
+				g.bars = append(g.bars, bar{"**" + thousands(float64(d.value(s))) + "**", f.ms, f.ms.show(hundredths)})
+			}
+			c.groups = append(c.groups, g)
+		}
+		all = append(all, c)
+	}
 	return all
 }
 

@@ -66,6 +66,10 @@ func (r *results) markdown(folder string) string {
 		b.WriteString("\n### At rest\n")
 		r.writeRest(&b)
 	}
+	if len(r.Growth) > 0 {
+		b.WriteString("\n### How the cost of a tick grows\n" + pictures[cellGrowth])
+		r.writeGrowth(&b)
+	}
 	return b.String()
 }
 
@@ -181,4 +185,24 @@ func within(v, goal float64, format func(float64) string) string {
 		return fmt.Sprintf("**%s** (goal: ≤ %s)", format(v), thousands(goal))
 	}
 	return fmt.Sprintf("%s (≤ %s)", format(v), thousands(goal))
+}
+
+func (r *results) writeGrowth(b *strings.Builder) {
+	for _, d := range r.Form.Growth.dimensions() {
+		base := thousands(float64(d.value(d.base)))
+		_, _ = fmt.Fprintf(b, "\n| %s | tick, ms | of %s | CPU, ms | of %s | buffers | WAL, bytes |\n|---:|---:|---|---:|---|---:|---:|\n", d.name, base, base)
+		for _, s := range d.settings {
+			f := r.growthFigure(s, d.base)
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", thousands(float64(d.value(s))), f.ms.show(hundredths), f.msRatio.show(ratio),
+				f.cpu.show(hundredths), f.cpuRatio.show(ratio), f.buffers.show(thousands), f.wal.show(thousands))
+		}
+	}
+	if h := r.Horizon; h != nil {
+		_, _ = fmt.Fprintf(b, "\nAn old snapshot held for %s seconds and %s ticks:\n", thousands(h.Seconds), thousands(float64(h.Ticks)))
+		b.WriteString("\n| | tick, ms | CPU, ms | buffers | dead rows of totals | their table, MB |\n|---|---:|---:|---:|---:|---:|\n")
+		for _, s := range h.Stages {
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f |\n", s.Name, spreadOf(s.Milliseconds).show(hundredths), spreadOf(s.CPU).show(hundredths),
+				thousands(float64(s.Buffers)), thousands(float64(s.Dead)), float64(s.Bytes)/(1<<20))
+		}
+	}
 }

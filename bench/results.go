@@ -29,6 +29,8 @@ type results struct {
 	Rest       []restPlay        `json:"rest"`
 	Starts     []float64         `json:"start_ms"`     // of tokenalert, to its first tick
 	Binary     int64             `json:"binary_bytes"` // tokenalert
+	Growth     []growthPlay      `json:"growth"`
+	Horizon    *horizonPlay      `json:"horizon,omitempty"`
 	Verdicts   []verdict         `json:"verdicts"`
 }
 

@@ -49,11 +49,15 @@ func run(ctx context.Context, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.steps = o.form.Rounds*(cost.steps()+latency.steps()+catchUp.steps()) + rest.steps()
+	growth, err := p.newGrowth(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.steps = o.form.Rounds*(cost.steps()+latency.steps()+catchUp.steps()) + rest.steps() + growth.steps()
 	for round := range o.form.Rounds {
 		for _, cell := range []interface {
 			play(ctx context.Context, round int) error
-		}{cost, latency, catchUp, rest} {
+		}{cost, latency, catchUp, rest, growth} {
 			if err := cell.play(ctx, round); err != nil {
 				return nil, err
 			}
