@@ -67,7 +67,9 @@ func TestQuick(t *testing.T) {
 
 	require.Len(t, r.Rest, 8-away)
 	for _, m := range r.Rest {
-		assert.Equal(t, m.Competitor != "none" && m.Competitor != "notify", m.Statements > 0, "%+v", m)
+		if m.Competitor != "graphile-worker" { // which polls every two seconds
+			assert.Equal(t, m.Competitor != "none" && m.Competitor != "notify", m.Statements > 0, "%+v", m)
+		}
 	}
 	assert.Len(t, r.Starts, smoke.Starts)
 	assert.Positive(t, slices.Min(r.Starts))
@@ -90,7 +92,7 @@ func TestQuick(t *testing.T) {
 	require.NoError(t, json.Unmarshal(raw, &again))
 	assert.Equal(t, text, again.markdown(""), "the report follows from what is kept")
 	charts := r.charts()
-	assert.Len(t, charts, 3)
+	assert.Len(t, charts, 4)
 	for _, c := range charts {
 		picture, err := os.ReadFile(filepath.Join(o.results, r.file("-"+c.cell+".svg")))
 		require.NoError(t, err)

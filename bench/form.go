@@ -66,15 +66,15 @@ const (
 var (
 	subset = form{
 		Name: "subset", Rounds: 3,
-		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 2, Slice: 750 * time.Millisecond,
-		Rates: []float64{20, 200}, RateFor: 4 * time.Second, RateRows: 1000, IdleRows: 4, IdlePause: 2 * time.Second,
+		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 1, Slice: time.Second,
+		Rates: []float64{20, 200}, RateFor: 3 * time.Second, RateRows: 1000, IdleRows: 3, IdlePause: 1500 * time.Millisecond,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
-		RestFor:  time.Minute, Starts: 10,
+		RestFor:  30 * time.Second, Starts: 10,
 		Growth: growthForm{
 			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
 			Histories: []int{100_000, 1_000_000}, Users: []int{1000, 10_000, 100_000}, Rows: []int{1, 20, 1000},
 			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
-			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Turns: 6, Ticks: 10,
+			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Turns: 4, Ticks: 10,
 		},
 	}
 	everything = form{

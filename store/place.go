@@ -21,7 +21,7 @@ grouped AS MATERIALIZED (
 		SELECT user_id, created_at, amount,
 		       CASE WHEN created_at >= '2000-01-01 00:00+00' AND created_at < '2100-01-01 00:00+00'
 		            THEN width_bucket(created_at, $1::timestamptz[]) ELSE -1 END AS stretch
-		FROM fresh
+		FROM fresh OFFSET 0 -- once for each row, not wherever it is named
 	) f
 	GROUP BY 1, 2, 3
 ),
