@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"encoding/xml"
 	"io"
 	"os"
@@ -39,6 +38,7 @@ func TestQuick(t *testing.T) {
 	assert.Len(t, r.Cost, 2*(len(entries)-away))
 	assert.Len(t, r.Latency, 2*(7-away))
 	assert.Len(t, r.CatchUp, 6-away)
+	assert.Len(t, r.Parts, smoke.Parts*len(parts))
 	require.Len(t, r.Growth, len(smoke.Growth.settings()), "each checks itself what its ticks count and tell")
 	require.Len(t, r.Horizon.Stages, 3)
 	require.Len(t, r.Verdicts, 8+7+6-3*away)
@@ -86,11 +86,6 @@ func TestQuick(t *testing.T) {
 		assert.Contains(t, text, "| "+e.label+" |")
 	}
 	assert.Contains(t, text, ", River v")
-	var again results
-	raw, err := os.ReadFile(filepath.Join(o.results, r.file(".json")))
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(raw, &again))
-	assert.Equal(t, text, again.markdown(""), "the report follows from what is kept")
 	charts := r.charts()
 	assert.Len(t, charts, 4)
 	for _, c := range charts {
@@ -103,6 +98,17 @@ func TestQuick(t *testing.T) {
 		}
 		require.ErrorIs(t, err, io.EOF)
 	}
+
+	kept, err := options{results: t.TempDir()}.figures(t.Context(), filepath.Join(o.results, r.file(".json")))
+	require.NoError(t, err)
+	assert.Equal(t, text, kept.markdown(""), "the report follows from what is kept")
+	summary := kept.summary("elsewhere/")
+	for _, e := range entries {
+		assert.Equal(t, !e.extra && r.Absent[e.key] == "", strings.Contains(summary, "\n| "+e.label+" | "), e.label)
+	}
+	assert.Contains(t, summary, "(elsewhere/"+r.file("-cost.svg")+")")
+	_, err = options{}.figures(t.Context(), "nowhere.json")
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // logged is a test's log.

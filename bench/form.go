@@ -5,13 +5,14 @@ import "time"
 // The cells.
 const (
 	cellCost    = "cost"
+	cellParts   = "parts"
 	cellLatency = "latency"
 	cellCatchUp = "catchup"
 	cellRest    = "rest"
 	cellGrowth  = "growth"
 )
 
-var cellNames = []string{cellCost, cellLatency, cellCatchUp, cellRest, cellGrowth}
+var cellNames = []string{cellCost, cellParts, cellLatency, cellCatchUp, cellRest, cellGrowth}
 
 // A form says how much of the cells is played.
 type form struct {
@@ -23,6 +24,9 @@ type form struct {
 	Histories []int         `json:"histories"` // rows of the month that are there before
 	Turns     int           `json:"turns"`     // of each competitor, under each setting, in each round
 	Slice     time.Duration `json:"slice_ns"`  // how long a turn is measured
+
+	// Parts of an insert.
+	Parts int `json:"parts"` // turns
 
 	// From commit to alert.
 	Rates     []float64     `json:"rates"`       // rows a second
@@ -67,6 +71,7 @@ var (
 	subset = form{
 		Name: "subset", Rounds: 3,
 		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 1, Slice: time.Second,
+		Parts: 7,
 		Rates: []float64{20, 200}, RateFor: 3 * time.Second, RateRows: 1000, IdleRows: 3, IdlePause: 1500 * time.Millisecond,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 		RestFor:  30 * time.Second, Starts: 10,
@@ -80,6 +85,7 @@ var (
 	everything = form{
 		Name: "full", Rounds: 5,
 		Clients: []int{1, 16, 32, 64}, Histories: []int{0, 1_000_000}, Turns: 3, Slice: 2 * time.Second,
+		Parts: 15,
 		Rates: []float64{2, 20, 200, 2000}, RateFor: 30 * time.Second, RateRows: 20_000, IdleRows: 10, IdlePause: 3 * time.Second,
 		Backlogs: []backlog{
 			{1_000_000, 100_000, evenly},
@@ -98,6 +104,7 @@ var (
 	smoke = form{
 		Name: "quick", Rounds: 1,
 		Clients: []int{4}, Histories: []int{1000}, Turns: 1, Slice: 300 * time.Millisecond,
+		Parts: 1,
 		Rates: []float64{50}, RateFor: time.Second, RateRows: 50, IdleRows: 1, IdlePause: 500 * time.Millisecond,
 		Backlogs: []backlog{{5000, 500, zipf}},
 		RestFor:  3 * time.Second, Starts: 2,

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -51,7 +52,7 @@ func command() *cobra.Command {
 	var quick, full bool
 	var rounds int
 	var slice time.Duration
-	var write string
+	var from, write, summary string
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Play tokenalert beside other ways to tell users of their limits",
@@ -86,19 +87,24 @@ for each cell. By default it plays a subset, in about 16 minutes on two cores.`,
 			if err := o.validate(); err != nil {
 				return err
 			}
-			r, err := run(cmd.Context(), o)
+			r, err := o.figures(cmd.Context(), from)
 			if err != nil {
 				return err
 			}
 			_, _ = fmt.Fprint(cmd.OutOrStdout(), r.markdown(""))
-			if write == "" {
-				return nil
+			for file, text := range map[string]func(folder string) string{write: r.markdown, summary: r.summary} {
+				if file == "" {
+					continue
+				}
+				folder, err := filepath.Rel(filepath.Dir(file), o.results)
+				if err != nil {
+					return err
+				}
+				if err := page.Replace(file, "figures", text(folder+"/")); err != nil {
+					return err
+				}
 			}
-			folder, err := filepath.Rel(filepath.Dir(write), o.results)
-			if err != nil {
-				return err
-			}
-			return page.Replace(write, "figures", r.markdown(folder+"/"))
+			return nil
 		},
 	}
 	f := cmd.Flags()
@@ -109,8 +115,26 @@ for each cell. By default it plays a subset, in about 16 minutes on two cores.`,
 	f.StringSliceVar(&o.only, "only", nil, "which cells; empty: all")
 	f.StringSliceVar(&o.competitors, "competitor", nil, "which competitors, beside the one without a trigger; empty: all")
 	f.StringVar(&o.results, "results", "bench/results", "the folder that results are written to")
+	f.StringVar(&from, "from", "", "play nothing, and write anew what a run has kept in this JSON file")
+	f.StringVar(&summary, "summary", "", "a Markdown file to write the most important figures into, between its markers")
 	f.StringVar(&write, "write", "", "a Markdown file to write the tables into, between its markers")
 	return cmd
+}
+
+// figures are those of a new run, or of one that was kept.
+func (o options) figures(ctx context.Context, from string) (*results, error) {
+	if from == "" {
+		return run(ctx, o)
+	}
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	var r results
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	return &r, r.write(o.results)
 }
 
 func (o options) validate() error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -54,6 +55,10 @@ func (r *results) markdown(folder string) string {
 		b.WriteString("\n### What an insert costs\n" + pictures[cellCost])
 		r.writeCost(&b)
 	}
+	if len(r.Parts) > 0 {
+		b.WriteString("\n### What of an insert is ours\n")
+		r.writeParts(&b)
+	}
 	if len(r.Latency) > 0 {
 		b.WriteString("\n### From the commit to the alert\n" + pictures[cellLatency])
 		r.writeLatency(&b)
@@ -70,6 +75,37 @@ func (r *results) markdown(folder string) string {
 		b.WriteString("\n### How the cost of a tick grows\n" + pictures[cellGrowth])
 		r.writeGrowth(&b)
 	}
+	return b.String()
+}
+
+// summary has one line for each competitor: where the CPU is the limit and there
+// is most history, at the highest rate of 200 or less, before the first backlog.
+func (r *results) summary(folder string) string {
+	cost, rates, backlogs := r.costKeys(), r.rates(), r.backlogs()
+	if len(cost) == 0 || len(rates) == 0 || len(backlogs) == 0 {
+		return ""
+	}
+	cost = slices.DeleteFunc(cost, func(k costKey) bool { return k.commit != commits[0].name || k.clients > 16 })
+	key := slices.MaxFunc(cost, func(a, b costKey) int { return cmp.Or(cmp.Compare(a.history, b.history), cmp.Compare(a.clients, b.clients)) })
+	rate := slices.Max(slices.DeleteFunc(rates, func(rate float64) bool { return rate > 200 }))
+	var b strings.Builder
+	_, _ = fmt.Fprintf(&b, "| %s | inserts of %d clients (%s) | median and p99 to the alert at %s, ms | rows/s while catching up | alerts |\n|---|---|---|---:|---|\n",
+		r.Began.Format(time.DateOnly), key.clients, historyName(key.history), rateName(rate))
+	for _, e := range entries {
+		if e.extra || r.Absent[e.key] != "" {
+			continue
+		}
+		c, l, caught := r.costFigure(key, e.key), r.latencyFigure(rate, e.key, 0.5), r.catchUpFigure(backlogs[0], e.key)
+		latency, caughtUp := "–", caught.rate.show(thousands)
+		if !math.IsNaN(l.Median) {
+			latency = tenths(l.Median) + ", " + tenths(r.latencyFigure(rate, e.key, 0.99).Median)
+		}
+		if caught.lost {
+			caughtUp = "loses them"
+		}
+		_, _ = fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", e.label, c.ratio.show(ratio), latency, caughtUp, r.allVerdicts(e))
+	}
+	_, _ = fmt.Fprintf(&b, "\n![%s](%s%s)\n", "Rows inserted, compared with no trigger", folder, r.file("-"+cellCost+".svg"))
 	return b.String()
 }
 
@@ -101,6 +137,14 @@ func (r *results) writeCost(b *strings.Builder) {
 			}
 			_, _ = fmt.Fprintf(b, " %.1f | %s |\n", behind, r.verdictOf(cellCost, historyName(key.history), e))
 		}
+	}
+}
+
+func (r *results) writeParts(b *strings.Builder) {
+	b.WriteString("\nCPU of the server's process per insert, microseconds:\n\n| | all | more than no trigger |\n|---|---:|---:|\n")
+	for _, part := range parts {
+		cpu, more := r.partFigure(part.name)
+		_, _ = fmt.Fprintf(b, "| %s | %s | %s |\n", part.name, cpu.show(tenths), more.show(tenths))
 	}
 }
 

@@ -24,6 +24,7 @@ type results struct {
 	Absent     map[string]string `json:"absent"`   // who was not played, and why
 	Settings   map[string]string `json:"settings"`
 	Cost       []costPlay        `json:"cost"`
+	Parts      []partPlay        `json:"parts"`
 	Latency    []latencyPlay     `json:"latency"`
 	CatchUp    []catchUpPlay     `json:"catch_up"`
 	Rest       []restPlay        `json:"rest"`
@@ -109,13 +110,21 @@ func (r *results) write(folder string) error {
 
 // verdictOf sums the verdicts of one competitor over the rounds.
 func (r *results) verdictOf(cell, part string, e entry) string {
+	return r.verdicts(e, func(v verdict) bool { return v.Cell == cell && v.Part == part })
+}
+
+func (r *results) allVerdicts(e entry) string {
+	return r.verdicts(e, func(verdict) bool { return true })
+}
+
+func (r *results) verdicts(e entry, of func(verdict) bool) string {
 	if e.silent() {
 		return "tells nobody"
 	}
 	var sum verdict
 	n := 0
 	for _, v := range r.Verdicts {
-		if v.Cell == cell && v.Part == part && v.Competitor == e.key {
+		if of(v) && v.Competitor == e.key {
 			sum = sum.add(v)
 			n++
 		}

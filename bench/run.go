@@ -37,6 +37,10 @@ func run(ctx context.Context, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
+	parts, err := p.newParts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	latency, err := p.newLatency(ctx)
 	if err != nil {
 		return nil, err
@@ -53,11 +57,11 @@ func run(ctx context.Context, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.steps = o.form.Rounds*(cost.steps()+latency.steps()+catchUp.steps()) + rest.steps() + growth.steps()
+	p.steps = o.form.Rounds*(cost.steps()+latency.steps()+catchUp.steps()) + parts.steps() + rest.steps() + growth.steps()
 	for round := range o.form.Rounds {
 		for _, cell := range []interface {
 			play(ctx context.Context, round int) error
-		}{cost, latency, catchUp, rest, growth} {
+		}{cost, parts, latency, catchUp, rest, growth} {
 			if err := cell.play(ctx, round); err != nil {
 				return nil, err
 			}

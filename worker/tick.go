@@ -17,7 +17,7 @@ import (
 // The slice of a bounded tick: rows after which it ends earlier than now. It
 // adapts to TOKENALERT_TICK_TARGET.
 const (
-	firstSlice = 10_000
+	firstSlice = 100_000
 	minSlice   = 1_000
 	maxSlice   = 10_000_000
 )
