@@ -86,7 +86,9 @@ func (r *results) summary(folder string) string {
 		return ""
 	}
 	cost = slices.DeleteFunc(cost, func(k costKey) bool { return k.commit != commits[0].name || k.clients > 16 })
-	key := slices.MaxFunc(cost, func(a, b costKey) int { return cmp.Or(cmp.Compare(a.history, b.history), cmp.Compare(a.clients, b.clients)) })
+	key := slices.MaxFunc(cost, func(a, b costKey) int {
+		return cmp.Or(cmp.Compare(a.history, b.history), cmp.Compare(a.clients, b.clients))
+	})
 	rate := slices.Max(slices.DeleteFunc(rates, func(rate float64) bool { return rate > 200 }))
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "| %s | inserts of %d clients (%s) | median and p99 to the alert at %s, ms | rows/s while catching up | alerts |\n|---|---|---|---:|---|\n",
