@@ -92,19 +92,19 @@ for each cell. By default it plays a subset, in about 16 minutes on two cores.`,
 				return err
 			}
 			_, _ = fmt.Fprint(cmd.OutOrStdout(), r.markdown(""))
-			for file, text := range map[string]func(folder string) string{write: r.markdown, summary: r.summary} {
-				if file == "" {
-					continue
-				}
-				folder, err := filepath.Rel(filepath.Dir(file), o.results)
-				if err != nil {
-					return err
-				}
-				if err := page.Replace(file, "figures", text(folder+"/")); err != nil {
+			if summary != "" {
+				if err := page.Replace(summary, "figures", r.summary()); err != nil {
 					return err
 				}
 			}
-			return nil
+			if write == "" {
+				return nil
+			}
+			folder, err := filepath.Rel(filepath.Dir(write), o.results)
+			if err != nil {
+				return err
+			}
+			return page.Replace(write, "figures", r.markdown(folder+"/"))
 		},
 	}
 	f := cmd.Flags()

@@ -80,7 +80,7 @@ func (r *results) markdown(folder string) string {
 
 // summary has one line for each competitor: where the CPU is the limit and there
 // is most history, at the highest rate of 200 or less, before the first backlog.
-func (r *results) summary(folder string) string {
+func (r *results) summary() string {
 	cost, rates, backlogs := r.costKeys(), r.rates(), r.backlogs()
 	if len(cost) == 0 || len(rates) == 0 || len(backlogs) == 0 {
 		return ""
@@ -107,7 +107,6 @@ func (r *results) summary(folder string) string {
 		}
 		_, _ = fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", e.label, c.ratio.show(ratio), latency, caughtUp, r.allVerdicts(e))
 	}
-	_, _ = fmt.Fprintf(&b, "\n![%s](%s%s)\n", "Rows inserted, compared with no trigger", folder, r.file("-"+cellCost+".svg"))
 	return b.String()
 }
 
