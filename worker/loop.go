@@ -16,7 +16,7 @@ import (
 // Pacing that no setting needs to change.
 const (
 	// settleAfter is how long nothing must have come before the bell is armed.
-	settleAfter = 100 * time.Millisecond
+	settleAfter = 30 * time.Millisecond
 	// awakePause bounds the pause between looks until then.
 	awakePause = 10 * time.Millisecond
 	// pollFirst is the pause between looks without a bell, before it backs off
