@@ -4,7 +4,7 @@ import "context"
 
 // TickWithoutLead ticks until ctx ends, whoever leads.
 func (w *Worker) TickWithoutLead(ctx context.Context) error {
-	l := &loop{Worker: w, slice: firstSlice}
+	l := &loop{Worker: w, slice: firstSlice(w.config.TickTarget)}
 	if err := l.prepare(ctx); err != nil {
 		return err
 	}
@@ -19,7 +19,7 @@ func (w *Worker) TickWithoutLead(ctx context.Context) error {
 // Ticker makes a loop ready, whoever leads. Each call of what it returns ticks
 // once, and reports whether there was work.
 func (w *Worker) Ticker(ctx context.Context) (func() (bool, error), error) {
-	l := &loop{Worker: w, slice: firstSlice}
+	l := &loop{Worker: w, slice: firstSlice(w.config.TickTarget)}
 	if err := l.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -17,10 +17,12 @@ import (
 // The slice of a bounded tick: rows after which it ends earlier than now. It
 // adapts to TOKENALERT_TICK_TARGET.
 const (
-	firstSlice = 100_000
-	minSlice   = 1_000
-	maxSlice   = 10_000_000
+	firstRate = 125 // rows a millisecond that the first slice of a lead expects
+	minSlice  = 1_000
+	maxSlice  = 10_000_000
 )
+
+func firstSlice(target time.Duration) int64 { return max(firstRate*target.Milliseconds(), minSlice) }
 
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
 // second; a million who cross in one transaction would take longer than a tick
