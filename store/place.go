@@ -69,6 +69,9 @@ const candidateColumns = `
 	        AND (t.period_start IS NULL OR t.period_start > c.period_start - interval '32 days')
 	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told`
 
+// accountOfCandidate looks up a, the account of c.
+const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a`
+
 // worthDeciding leaves out, before they travel, all who stand below the lowest
 // threshold ($4, percent) and hold no mark that could clear.
 const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * $4::integer))`

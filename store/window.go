@@ -158,7 +158,7 @@ FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
 LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
-	FROM worth c, LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a
+	FROM worth c, ` + accountOfCandidate + `
 	WHERE c.n <= $7::bigint
 ) s ON true`
 
@@ -278,7 +278,7 @@ FROM (SELECT) one LEFT JOIN (
 			WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0
 		) p
 		WHERE d.amount = 0
-	) c, LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a
+	) c, ` + accountOfCandidate + `
 ) s ON true`
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
