@@ -2,7 +2,6 @@ package worker_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -10,8 +9,6 @@ import (
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
-	"tokenalert/store"
-	"tokenalert/worker"
 )
 
 // allocationsPerTick is how often a tick with one row may take memory. Seen were
@@ -25,12 +22,8 @@ func TestAllocationsOfATick(t *testing.T) {
 	const runs = 50
 	w := worldOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight()) // a pooler has statements described instead of prepared
 	user := w.user(1_000_000_000)
-	s, err := store.Open(w.db.WorkerURLs())
-	require.NoError(t, err)
+	daemon, s, _ := w.daemon(config(), zap.NewNop())
 	defer s.Close()
-	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
-	daemon, err := worker.New(config(), s, zap.NewNop(), worker.NewMetrics("test", "test"), health)
-	require.NoError(t, err)
 	tick, err := daemon.Ticker(t.Context())
 	require.NoError(t, err)
 	settle := func() {

@@ -1,15 +1,18 @@
 package worker
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // TickWithoutLead ticks until ctx ends, whoever leads.
 func (w *Worker) TickWithoutLead(ctx context.Context) error {
-	l := &loop{Worker: w, slice: firstSlice(w.config.TickTarget)}
-	if err := l.prepare(ctx); err != nil {
+	tick, err := w.ticker(ctx)
+	if err != nil {
 		return err
 	}
 	for {
-		_, pause, err := l.tick(ctx)
+		_, pause, err := tick()
 		if err != nil || !w.wait(ctx, pause) {
 			return err
 		}
@@ -19,12 +22,14 @@ func (w *Worker) TickWithoutLead(ctx context.Context) error {
 // Ticker makes a loop ready, whoever leads. Each call of what it returns ticks
 // once, and reports whether there was work.
 func (w *Worker) Ticker(ctx context.Context) (func() (bool, error), error) {
-	l := &loop{Worker: w, slice: firstSlice(w.config.TickTarget)}
-	if err := l.prepare(ctx); err != nil {
-		return nil, err
-	}
+	tick, err := w.ticker(ctx)
 	return func() (bool, error) {
-		worked, _, err := l.tick(ctx)
+		worked, _, err := tick()
 		return worked, err
-	}, nil
+	}, err
+}
+
+func (w *Worker) ticker(ctx context.Context) (func() (bool, time.Duration, error), error) {
+	l := w.newLoop(nil)
+	return func() (bool, time.Duration, error) { return l.tick(ctx) }, l.prepare(ctx)
 }

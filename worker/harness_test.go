@@ -196,14 +196,22 @@ func (w *world) start(changes ...func(*worker.Config)) *replica {
 	return w.startAs(c)
 }
 
-func (w *world) startAs(c worker.Config) *replica {
+// daemon is a worker that does not run yet, and what it has: the store is for
+// whoever runs it to close.
+func (w *world) daemon(c worker.Config, log *zap.Logger) (*worker.Worker, *store.Store, *worker.Health) {
 	w.t.Helper()
 	s, err := store.Open(w.db.WorkerURLs())
 	require.NoError(w.t, err)
-	core, logs := observer.New(zapcore.DebugLevel)
 	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
-	daemon, err := worker.New(c, s, zap.New(core), worker.NewMetrics("test", "test"), health)
+	daemon, err := worker.New(c, s, log, worker.NewMetrics("test", "test"), health)
 	require.NoError(w.t, err)
+	return daemon, s, health
+}
+
+func (w *world) startAs(c worker.Config) *replica {
+	w.t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	daemon, s, health := w.daemon(c, zap.New(core))
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health}
 	go func() {

@@ -40,7 +40,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	doubt := make(chan struct{}, 1) // that the lead's session still is
 	group, leading := errgroup.WithContext(working)
 	group.Go(func() error {
-		l := &loop{Worker: w, bell: b, slice: firstSlice(w.config.TickTarget)}
+		l := w.newLoop(b)
 		if err := l.run(ctx, leading); err != nil {
 			return err
 		}

@@ -53,6 +53,10 @@ type loop struct {
 	lastGood time.Time // when a tick last succeeded or found nothing
 }
 
+func (w *Worker) newLoop(b *bell) *loop {
+	return &loop{Worker: w, bell: b, slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)}
+}
+
 // run ticks until stop ends, which it looks at between ticks; working ends when
 // the lead is lost, or the grace is over, and cancels the tick under way.
 func (l *loop) run(stop, working context.Context) error {

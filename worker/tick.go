@@ -22,8 +22,6 @@ const (
 	maxSlice  = 10_000_000
 )
 
-func firstSlice(target time.Duration) int64 { return max(firstRate*target.Milliseconds(), minSlice) }
-
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
 // second; a million who cross in one transaction would take longer than a tick
 // may, and whoever crosses meanwhile would wait for them all.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -15,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tokenalert/internal/pgtest"
-	"tokenalert/store"
 	"tokenalert/worker"
 )
 
@@ -32,12 +30,8 @@ func TestTwoWorkersThatBothTickTellEachAlertOnce(t *testing.T) {
 	for _, name := range []string{"one", "other"} {
 		c := config()
 		c.WorkerName = name
-		s, err := store.Open(w.db.WorkerURLs())
-		require.NoError(t, err)
+		daemon, s, _ := w.daemon(c, zap.New(core))
 		t.Cleanup(s.Close)
-		health := worker.NewHealth(time.Now, worker.HealthBounds{Live: time.Minute, Answer: time.Minute, Tick: time.Minute})
-		daemon, err := worker.New(c, s, zap.New(core), worker.NewMetrics("test", "test"), health)
-		require.NoError(t, err)
 		ticking.Go(func() error { return daemon.TickWithoutLead(ctx) })
 	}
 	var met atomic.Bool // both have extended the chain, and collided
