@@ -132,6 +132,20 @@ func (db *database) await(ctx context.Context, within time.Duration, ask func() 
 	return errLate
 }
 
+// reached asks once how far the host has written by now, a number, and then
+// whether the worker has done all up to it ($1), until it has.
+func (db *database) reached(ctx context.Context, now, done string) (bool, error) {
+	var written int64
+	if err := db.control.QueryRow(ctx, now).Scan(&written); err != nil {
+		return false, err
+	}
+	err := db.await(ctx, drainWithin, func() (yes bool, err error) {
+		err = db.control.QueryRow(ctx, done, written).Scan(&yes)
+		return yes, err
+	})
+	return err == nil, err
+}
+
 // drop takes the database away.
 func (db *database) drop(ctx context.Context) error {
 	if err := db.stop(); err != nil {

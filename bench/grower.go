@@ -146,7 +146,7 @@ func (w *grower) drop(ctx context.Context) error {
 // request is the worker's. What it adapts to the machine is as at its start.
 func (w *grower) request(kind store.Kind) store.TickRequest {
 	return store.TickRequest{
-		Kind: kind, Periods: w.periods, Floor: 10, Slice: 10_000, Decisions: 10_000, Worker: "bench", IdleTimeout: 10 * time.Second,
+		Kind: kind, Periods: w.periods, Floor: 10, Slice: 100_000, Decisions: 10_000, Worker: "bench", IdleTimeout: 10 * time.Second,
 	}
 }
 

@@ -62,14 +62,6 @@ func (db *database) installJobs(ctx context.Context, migrate *exec.Cmd, own stri
 // are left, and not newer than the newest of them. The host goes on to write,
 // so that at no time there may be none. Ids rise.
 func (db *database) worked(ctx context.Context, left string) (bool, error) {
-	var newest int64
-	if err := db.control.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM (SELECT id "+left+") AS jobs").Scan(&newest); err != nil {
-		return false, err
-	}
-	err := db.await(ctx, drainWithin, func() (bool, error) {
-		var done bool
-		err := db.control.QueryRow(ctx, "SELECT NOT EXISTS (SELECT FROM (SELECT id "+left+") AS jobs WHERE id <= $1)", newest).Scan(&done)
-		return done, err
-	})
-	return err == nil, err
+	jobs := "FROM (SELECT id " + left + ") AS jobs"
+	return db.reached(ctx, "SELECT coalesce(max(id), 0) "+jobs, "SELECT NOT EXISTS (SELECT "+jobs+" WHERE id <= $1)")
 }

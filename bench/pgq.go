@@ -81,21 +81,12 @@ func (pgq) ready() string { return pgqdWork }
 // be in the snapshot of the last tick that the consumer has finished.
 // Transactions below the snapshot's xmin all are.
 func (pgq) drained(ctx context.Context, db *database) (bool, error) {
-	var next int64
-	if err := db.control.QueryRow(ctx, "SELECT txid_snapshot_xmax(txid_current_snapshot())").Scan(&next); err != nil {
-		return false, err
-	}
-	err := db.await(ctx, drainWithin, func() (bool, error) {
-		var done bool
-		err := db.control.QueryRow(ctx, `
-			SELECT NOT EXISTS (
-				SELECT FROM pgq.subscription s
-				JOIN pgq.tick t ON t.tick_queue = s.sub_queue AND t.tick_id = s.sub_last_tick
-				JOIN pgq.event_template e ON e.ev_txid >= txid_snapshot_xmin(t.tick_snapshot) AND e.ev_txid < $1
-				WHERE NOT txid_visible_in_snapshot(e.ev_txid, t.tick_snapshot))`, next).Scan(&done)
-		return done, err
-	})
-	return err == nil, err
+	return db.reached(ctx, "SELECT txid_snapshot_xmax(txid_current_snapshot())", `
+		SELECT NOT EXISTS (
+			SELECT FROM pgq.subscription s
+			JOIN pgq.tick t ON t.tick_queue = s.sub_queue AND t.tick_id = s.sub_last_tick
+			JOIN pgq.event_template e ON e.ev_txid >= txid_snapshot_xmin(t.tick_snapshot) AND e.ev_txid < $1
+			WHERE NOT txid_visible_in_snapshot(e.ev_txid, t.tick_snapshot))`)
 }
 
 // countBatch counts the events of a batch.

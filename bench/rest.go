@@ -220,11 +220,6 @@ func (r *rest) measure(ctx context.Context, d time.Duration, replicas ...replica
 func (m restPlay) perMinute(v float64) float64 { return v * 60 / m.Seconds }
 func (m restPlay) competitor() string          { return m.Competitor }
 
-func (b *bench) walPosition(ctx context.Context) (bytes int64, err error) {
-	err = b.admin.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&bytes)
-	return bytes, err
-}
-
 // timeStart has a row wait for a worker that starts, and returns how long it
 // took from there to the line that the worker writes when it has counted it.
 func timeStart(ctx context.Context, db *database) (time.Duration, error) {

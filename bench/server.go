@@ -73,6 +73,12 @@ func (b *bench) prepare(ctx context.Context) error {
 	return b.build(ctx)
 }
 
+// walPosition is where the next WAL record goes, in bytes.
+func (b *bench) walPosition(ctx context.Context) (at int64, err error) {
+	err = b.admin.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&at)
+	return at, err
+}
+
 func (b *bench) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

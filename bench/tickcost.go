@@ -17,7 +17,7 @@ type tickCost struct {
 
 // tick counts what was written, and must find just that.
 func (w *grower) tick(ctx context.Context) (tickCost, error) {
-	before, err := w.position(ctx)
+	before, err := w.walPosition(ctx)
 	if err != nil {
 		return tickCost{}, err
 	}
@@ -32,7 +32,7 @@ func (w *grower) tick(ctx context.Context) (tickCost, error) {
 		return tickCost{}, fmt.Errorf("a tick of %+v has counted %d rows and told %d users", w.setting, result.Rows, len(result.Outcomes))
 	}
 	worked = onCPU(w.process) - worked
-	after, err := w.position(ctx)
+	after, err := w.walPosition(ctx)
 	return tickCost{milliseconds(took), milliseconds(worked), after - before}, err
 }
 
@@ -41,12 +41,6 @@ func (w *grower) writeAndTick(ctx context.Context) (tickCost, error) {
 		return tickCost{}, err
 	}
 	return w.tick(ctx)
-}
-
-// position is where the next WAL record goes, in bytes.
-func (w *grower) position(ctx context.Context) (at int64, err error) {
-	err = w.admin.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").Scan(&at)
-	return at, err
 }
 
 // findServer finds the process that the ticks run in.
