@@ -137,9 +137,6 @@ func (c *cluster) stored(t *testing.T, asked []object, in ...string) []object {
 	t.Helper()
 	list := text(t, object{"apiVersion": "v1", "kind": "List", "items": asked})
 	answer := c.kubectl(t, list, append(in, "get", "-o", "json", "-f", "-")...)
-	if len(asked) == 1 {
-		return []object{decoded[object](t, answer)}
-	}
 	return decoded[struct{ Items []object }](t, answer).Items
 }
 
