@@ -91,6 +91,7 @@ func (d *deployed) create(n int) []*pod {
 		p.process = p.start(d.t, p.container)
 	}
 	for _, p := range made {
+		eventually(d.t, func() bool { return probed(d.t.Context(), p.container.Startup, p.address()) }, p.Name+" does not start")
 		p.awaitReady()
 		p.probe()
 	}
