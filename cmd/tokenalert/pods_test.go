@@ -241,12 +241,8 @@ func (d *deployed) unready() (longest time.Duration) {
 // is told to end and the next is made beside it. each is called before.
 func (d *deployed) roll(old []*pod, each func()) []*pod {
 	d.t.Helper()
-	surge, err := d.Surge()
-	require.NoError(d.t, err)
-	unavailable, err := d.Unavailable()
-	require.NoError(d.t, err)
-	require.Equal(d.t, []int{1, 0}, []int{surge, unavailable}, "maxSurge and maxUnavailable")
-
+	update := d.Strategy.RollingUpdate
+	require.Equal(d.t, "1 0", update.MaxSurge+" "+update.MaxUnavailable, "maxSurge and maxUnavailable")
 	made := d.create(1)
 	for n, p := range old {
 		each()

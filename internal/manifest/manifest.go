@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +25,6 @@ type Deployment struct {
 
 // Strategy says how pods replace others.
 type Strategy struct {
-	Type          string `yaml:"type"`
 	RollingUpdate struct {
 		MaxSurge       string `yaml:"maxSurge"`
 		MaxUnavailable string `yaml:"maxUnavailable"`
@@ -196,28 +194,4 @@ func decode(file string, into any) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
-}
-
-// Surge and Unavailable are how many pods more, and how many fewer, than the
-// replicas there may be while pods replace others: a quarter by default, rounded
-// up and down.
-func (d *Deployment) Surge() (int, error) {
-	return d.share(d.Strategy.RollingUpdate.MaxSurge, 99)
-}
-
-// Unavailable: see Surge.
-func (d *Deployment) Unavailable() (int, error) {
-	return d.share(d.Strategy.RollingUpdate.MaxUnavailable, 0)
-}
-
-func (d *Deployment) share(value string, round int) (int, error) {
-	if value == "" {
-		value = "25%"
-	}
-	percent, relative := strings.CutSuffix(value, "%")
-	n, err := strconv.Atoi(percent)
-	if err != nil || !relative {
-		return n, err
-	}
-	return (n*d.Replicas + round) / 100, nil
 }

@@ -78,12 +78,8 @@ func TestWhatAContainerIsGiven(t *testing.T) {
 	assert.Equal(t, time.Second, c.Liveness.Timeout())
 	assert.Equal(t, 5*time.Second, c.Readiness.Forgives())
 	assert.Equal(t, 3*time.Second, c.Readiness.Timeout())
-	surge, err := p.Surge()
-	require.NoError(t, err)
-	assert.Equal(t, 2, surge)
-	unavailable, err := p.Unavailable()
-	require.NoError(t, err)
-	assert.Equal(t, 1, unavailable)
+	assert.Equal(t, 5, p.Replicas)
+	assert.Equal(t, "1", p.Strategy.RollingUpdate.MaxUnavailable)
 }
 
 func TestWhatIsNotUnderstoodIsAnError(t *testing.T) {

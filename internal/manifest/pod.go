@@ -149,7 +149,7 @@ func (p *Pod) mount(v Volume, at string) error {
 			files[item.Path] = value
 		}
 	}
-	if err := os.MkdirAll(at, 0o755); err != nil {
+	if err := os.MkdirAll(at, 0o750); err != nil {
 		return err
 	}
 	data, err := os.MkdirTemp(at, "..data-")
