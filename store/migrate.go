@@ -65,6 +65,11 @@ func (m *Migrator) Up(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if installed == migrations.Version()+1 {
+			// A rollout that is rolled back: what was migrated first stays.
+			m.say(fmt.Sprintf("the database has version %d, one ahead of this binary, which runs on it; nothing to do", installed))
+			return nil
+		}
 		if installed > migrations.Version() {
 			return fmt.Errorf("%w: the database has version %d, which this binary (%d) does not know; run a newer one", ErrSchema, installed, migrations.Version())
 		}

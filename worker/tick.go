@@ -204,6 +204,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	if result.Oldest != nil {
 		behind = max(result.Now.Sub(*result.Oldest), 0)
 	}
+	wasBehind := l.behind
 	if l.behind = result.Bounded; l.behind {
 		l.metrics.UncountedSince(time.Now().Add(-behind))
 	} else {
@@ -218,7 +219,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		zap.Int64("recounts", result.Recounts), zap.Int64("undecided", result.Left), zap.Bool("bounded", result.Bounded),
 		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
 	}
-	if result.Kind == store.Window && len(result.Outcomes) == 0 {
+	if result.Kind == store.Window && len(result.Outcomes) == 0 && !l.behind && !wasBehind {
 		l.log.Debug("tick completed", append(fields, Event(EventTickCompleted))...)
 	} else {
 		l.log.Info("tick completed", append(fields, Event(EventTickCompleted))...)
