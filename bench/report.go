@@ -36,9 +36,13 @@ func (r *results) markdown(folder string) string {
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
 		versions = append(versions, name+" "+r.Versions[name])
 	}
-	_, _ = fmt.Fprintf(&b, "%s, %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, took %s.\n\n",
+	took := "took"
+	if r.CutShort {
+		took = "**cut short** after"
+	}
+	_, _ = fmt.Fprintf(&b, "%s, %s, %d cores (%s), %s MB of memory; %s form, rounds: %d, %s, %s %s.\n\n",
 		strings.Join(versions, ", "), m.System, m.Cores, m.CPU, thousands(float64(m.MemoryMB)),
-		r.Form.Name, r.Rounds, r.Began.Format(time.DateOnly), r.Took.Round(time.Second))
+		r.Form.Name, r.Rounds, r.Began.Format(time.DateOnly), took, r.Took.Round(time.Second))
 	var said []string
 	for _, name := range slices.Sorted(maps.Keys(r.Settings)) {
 		said = append(said, name+" = "+r.Settings[name])

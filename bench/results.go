@@ -16,6 +16,7 @@ import (
 type results struct {
 	Began      time.Time         `json:"began"`
 	Took       time.Duration     `json:"took_ns"`
+	CutShort   bool              `json:"cut_short,omitempty"` // it failed or was interrupted
 	Form       form              `json:"form"`
 	Rounds     int               `json:"rounds_played"`
 	Machine    machine           `json:"machine"`

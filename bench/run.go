@@ -17,7 +17,8 @@ type player struct {
 	steps   int
 }
 
-// run plays every round, and writes what came of it after each.
+// run plays every round, and writes what came of it after each, and where it
+// fails or is interrupted.
 func run(ctx context.Context, o options) (*results, error) {
 	scratch, err := os.MkdirTemp("", "tokenalert-bench-")
 	if err != nil {
@@ -62,11 +63,13 @@ func run(ctx context.Context, o options) (*results, error) {
 		for _, cell := range []interface {
 			play(ctx context.Context, round int) error
 		}{cost, parts, latency, catchUp, rest, growth} {
-			if err := cell.play(ctx, round); err != nil {
-				return nil, err
+			err := cell.play(ctx, round)
+			p.results.Rounds, p.results.Took = round+1, time.Since(p.began)
+			if err != nil { // hours may have gone before
+				p.results.CutShort = true
+				return nil, errors.Join(err, p.results.write(o.results))
 			}
 		}
-		p.results.Rounds, p.results.Took = round+1, time.Since(p.began)
 		if err := p.results.write(o.results); err != nil {
 			return nil, err
 		}

@@ -64,7 +64,7 @@ func examinePooler(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 	direct := func(ctx context.Context) (*pgx.Conn, error) { return e.store.connect(ctx, appDoctor) }
 	way, err := standingOf(ctx, direct)
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		e.store.unreachable(x, "TOKENALERT_LISTEN_URL", e.store.direct, err)
+		e.store.unreachable(x, "TOKENALERT_LISTEN_URL", e.store.direct.config, err)
 		return nil
 	}
 	if err != nil {

@@ -58,13 +58,18 @@ func (s *Store) examination(ctx context.Context, q DoctorRequest) (*examination,
 	}
 	config := s.pool.Config()
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	direct := s.direct.Copy()
+	_, to, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	direct := to.config.Copy()
 	direct.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	e := &examination{store: &Store{pool: pool, direct: direct, directRoute: newRoute(&direct.Config)}, q: q}
+	own := &addresses{direct: address{direct, newRoute(&direct.Config)}}
+	e := &examination{store: &Store{addresses: own, pool: pool}, q: q}
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
 	if e.path, err = readSearchPath(ctx, pool); err == nil {

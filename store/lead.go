@@ -48,8 +48,7 @@ func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, 
 	if err != nil {
 		return nil, err
 	}
-	s.directRoute.follow(station)
-	s.poolRoute.follow(station)
+	s.follow(station)
 	l := &Lead{conn: conn, timeout: timeout, lastUsed: time.Now()}
 	if err := s.requireOwnSession(ctx, conn); err != nil {
 		l.Close()

@@ -223,7 +223,11 @@ func schemaVersion(ctx context.Context, db querier) (int64, error) {
 }
 
 func (m *Migrator) provider() (*goose.Provider, func(), error) {
-	config := m.store.direct.Copy()
+	_, to, err := m.store.current()
+	if err != nil {
+		return nil, nil, err
+	}
+	config := to.config.Copy()
 	config.RuntimeParams["application_name"] = appMigrate
 	db := stdlib.OpenDB(*config)
 	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS,

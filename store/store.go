@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,10 +31,8 @@ const connectTimeout = 5 * time.Second
 
 // Store runs the product's statements. It is safe for concurrent use.
 type Store struct {
-	pool   *pgxpool.Pool
-	direct *pgx.ConnConfig
-
-	poolRoute, directRoute *route
+	*addresses
+	pool *pgxpool.Pool
 }
 
 // Open prepares connections to url (ticks and reports) and directURL (the lead
@@ -57,19 +54,10 @@ func OpenFor(command, url, directURL string) (*Store, error) {
 }
 
 func open(name, url, directURL string, pooled bool) (*Store, error) {
-	pool, err := pgxpool.ParseConfig(url)
+	s := &Store{addresses: &addresses{name: name, pooled: pooled}}
+	pool, err := s.set(url, directURL)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
-	}
-	if directURL == "" {
-		directURL = url
-	}
-	direct, err := pgxpool.ParseConfig(directURL) // which knows pool_… parameters, where pgx would send them to the server
-	if err != nil {
-		return nil, fmt.Errorf("direct database URL: %w", err)
-	}
-	if pooled && !strings.Contains(url, "default_query_exec_mode") {
-		pool.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		return nil, err
 	}
 	pool.MaxConns = poolSize
 	pool.MinConns = 0
@@ -78,22 +66,19 @@ func open(name, url, directURL string, pooled bool) (*Store, error) {
 	// would double the leader's statements at rest and delay the first tick
 	// after a ring. A session found broken costs one attempt more.
 	pool.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
-	pool.ConnConfig.RuntimeParams["application_name"] = name
-	for _, c := range []*pgx.ConnConfig{pool.ConnConfig, direct.ConnConfig} {
-		if c.ConnectTimeout == 0 {
-			c.ConnectTimeout = connectTimeout
-		}
-	}
 	pool.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		inUTC(conn.TypeMap())
 		return nil
 	}
-	s := &Store{
-		direct:    direct.ConnConfig,
-		poolRoute: newRoute(&pool.ConnConfig.Config), directRoute: newRoute(&direct.ConnConfig.Config),
-	}
 	pool.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		directTo(&c.Config, s.poolRoute.order()...)
+		to, _, err := s.current()
+		if err != nil {
+			return err
+		}
+		mode := c.DefaultQueryExecMode // a pool made after this one may have another
+		*c = *to.config.Copy()
+		c.DefaultQueryExecMode = mode
+		directTo(&c.Config, to.order()...)
 		return nil
 	}
 	if s.pool, err = pgxpool.NewWithConfig(context.Background(), pool); err != nil {
@@ -135,8 +120,7 @@ func (s *Store) Close() {
 // anew: after a failover the old ones lead to a server that only reads. Where
 // the URL has several hosts, the next attempt begins with another.
 func (s *Store) Reset() {
-	s.poolRoute.leave()
-	s.directRoute.leave()
+	s.leave()
 	s.pool.Reset()
 }
 
@@ -148,9 +132,13 @@ func (s *Store) connect(ctx context.Context, name string) (*pgx.Conn, error) {
 
 // connectTo is connect, and says where to.
 func (s *Store) connectTo(ctx context.Context, name string) (*pgx.Conn, station, error) {
+	_, to, err := s.current()
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect (%s): %w", name, err)
+	}
 	var failed []error
-	for _, station := range s.directRoute.order() {
-		config := s.direct.Copy()
+	for _, station := range to.order() {
+		config := to.config.Copy()
 		directTo(&config.Config, station)
 		config.RuntimeParams["application_name"] = name
 		conn, err := pgx.ConnectConfig(ctx, config)

@@ -9,6 +9,7 @@ import (
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
+	"tokenalert/worker"
 )
 
 // allocationsPerTick is how often a tick with one row may take memory. Seen were
@@ -22,7 +23,7 @@ func TestAllocationsOfATick(t *testing.T) {
 	const runs = 50
 	w := worldOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight()) // a pooler has statements described instead of prepared
 	user := w.user(1_000_000_000)
-	daemon, s, _ := w.daemon(config(), zap.NewNop())
+	daemon, s, _ := w.daemon(config(), zap.NewNop(), worker.NewMetrics("test", "test"))
 	defer s.Close()
 	tick, err := daemon.Ticker(t.Context())
 	require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -27,6 +28,27 @@ func TestAnInsertWakesASleeper(t *testing.T) {
 	assert.Less(t, time.Since(began), 10*time.Second, "the next look is a minute away")
 	assert.Equal(t, 1, o.rang())
 	assert.Equal(t, []int{80}, w.told(user))
+}
+
+// A bell that is armed and does not ring costs at most the time until the next
+// look, and is counted. One that rings is not.
+func TestAMissedRingIsCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1000)
+	r := w.start(func(c *worker.Config) { c.BellRenewal, c.BellLease = 4*time.Second, 12*time.Second })
+	o.rests(r)
+	missed := func() float64 { return testutil.ToFloat64(r.metrics.MissedRings) }
+	w.use(user, 850)
+	r.await(worker.EventAlertSent)
+	o.rests(r)
+	assert.Zero(t, missed())
+
+	w.ownerExec("ALTER TABLE ai_usage_logs DISABLE TRIGGER tokenalert_ring")
+	w.use(user, 60)
+	w.eventually(func() bool { return missed() == 1 }, "not counted")
+	assert.Equal(t, []int{80, 90}, w.told(user))
 }
 
 func TestAnInsertDoesNotRingWhileTheWorkerIsAwake(t *testing.T) {

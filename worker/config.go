@@ -67,7 +67,7 @@ type Config struct {
 	ReconcileInterval time.Duration `env:"TOKENALERT_RECONCILE_INTERVAL" envDefault:"24h" help:"how often totals are compared with the rows; 0 is never"`
 
 	// HTTPAddress is what net.Listen takes; empty or "off" is no HTTP.
-	HTTPAddress string `env:"TOKENALERT_HTTP_ADDRESS" envDefault:":8080" help:"address of /livez, /readyz and /metrics, or off"`
+	HTTPAddress string `env:"TOKENALERT_HTTP_ADDRESS" envDefault:":8080" help:"address of the probes and /metrics, or off"`
 	LogLevel    string `env:"TOKENALERT_LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	// LogFormat auto is console on a terminal and json elsewhere.
 	LogFormat string `env:"TOKENALERT_LOG_FORMAT" envDefault:"auto" help:"auto, json or console; auto is console on a terminal"`

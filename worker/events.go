@@ -92,6 +92,8 @@ const (
 	// EventHTTPFailed is written for what the HTTP server reports as an error.
 	EventHTTPFailed EventName = "http.failed"
 
+	// EventHeadroomUnknown is written when it could not be seen how far the server is from refusing.
+	EventHeadroomUnknown EventName = "headroom.unknown"
 	// EventTicksPruned is written when old ticks were deleted.
 	EventTicksPruned EventName = "ticks.pruned"
 	// EventStormSummary is written in place of repeated lines (see NewLogger).
@@ -160,6 +162,7 @@ var Events = []EventDoc{
 	{EventHTTPListening, levelInfo, "Probes and metrics are served.", []string{"port"}},
 	{EventHTTPFailed, levelError, "The HTTP server met an error. Counting goes on.", []string{"error"}},
 
+	{EventHeadroomUnknown, levelWarn, "How far the server is from refusing connections or writes could not be looked up; tried again within a minute.", []string{"sqlstate", "error"}},
 	{EventTicksPruned, []zapcore.Level{zapcore.DebugLevel, zapcore.WarnLevel}, "Ticks older than `TOKENALERT_TICK_RETENTION` were deleted; warn where that failed.", []string{"ticks", "error"}},
 	{EventStormSummary, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "Lines that repeat were counted in place of being written; at the level of the line that repeated.", []string{"repeated", "user", "setting", "error", "times", "since"}},
 }

@@ -175,6 +175,8 @@ type replica struct {
 	err    error
 	ended  atomic.Bool
 	health *worker.Health
+
+	metrics *worker.Metrics
 }
 
 // config is what tests' workers run with, unless they change it.
@@ -198,12 +200,12 @@ func (w *world) start(changes ...func(*worker.Config)) *replica {
 
 // daemon is a worker that does not run yet, and what it has: the store is for
 // whoever runs it to close.
-func (w *world) daemon(c worker.Config, log *zap.Logger) (*worker.Worker, *store.Store, *worker.Health) {
+func (w *world) daemon(c worker.Config, log *zap.Logger, metrics *worker.Metrics) (*worker.Worker, *store.Store, *worker.Health) {
 	w.t.Helper()
 	s, err := store.Open(w.db.WorkerURLs())
 	require.NoError(w.t, err)
 	health := worker.NewHealth(time.Now, worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second})
-	daemon, err := worker.New(c, s, log, worker.NewMetrics("test", "test"), health)
+	daemon, err := worker.New(c, s, log, metrics, health)
 	require.NoError(w.t, err)
 	return daemon, s, health
 }
@@ -211,9 +213,10 @@ func (w *world) daemon(c worker.Config, log *zap.Logger) (*worker.Worker, *store
 func (w *world) startAs(c worker.Config) *replica {
 	w.t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	daemon, s, health := w.daemon(c, zap.New(core))
+	metrics := worker.NewMetrics("test", "test")
+	daemon, s, health := w.daemon(c, zap.New(core), metrics)
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health}
+	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health, metrics: metrics}
 	go func() {
 		defer close(r.done)
 		defer s.Close()

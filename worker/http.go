@@ -53,6 +53,7 @@ type Health struct {
 
 	// Nanoseconds since start rather than times, so that a step of the wall
 	// clock does not matter.
+	moved  atomic.Bool // the loop has, once
 	beat   atomic.Int64
 	led    atomic.Int64
 	ticked atomic.Int64
@@ -82,7 +83,10 @@ func NewHealth(now func() time.Time, bounds HealthBounds) *Health {
 }
 
 // Beat says that the loop moves.
-func (h *Health) Beat() { h.beat.Store(h.since(h.now())) }
+func (h *Health) Beat() {
+	h.beat.Store(h.since(h.now()))
+	h.moved.Store(true)
+}
 
 // SetRole says what the worker is from here on. A new leader is ready once it
 // has ticked.
@@ -108,6 +112,16 @@ func (h *Health) DatabaseFailed(reason string) {
 
 // Ticked says that a tick completed, or found nothing to do.
 func (h *Health) Ticked(at time.Time) { h.ticked.Store(h.since(at)) }
+
+// Started reports whether the loop has taken its first turn: the database was
+// asked for once, whether it answered or not. A start that hangs before is no
+// start.
+func (h *Health) Started() (bool, string) {
+	if !h.moved.Load() {
+		return false, fmt.Sprintf("starting: the first attempt to connect goes on, for %s", secondsText(h.age(0)))
+	}
+	return true, "started"
+}
 
 // Live reports whether the loop moves, and why it is thought to or not.
 func (h *Health) Live() (bool, string) {
@@ -158,14 +172,16 @@ func (h *Health) age(since int64) time.Duration {
 
 func secondsText(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
-// NewHandler serves /livez, /readyz and /metrics. Liveness is the progress of
-// the loop and never the database's: restarting the worker does not mend that.
+// NewHandler serves /startupz, /livez, /readyz and /metrics. Start and liveness
+// are the progress of the loop and never the database's: restarting the worker
+// does not mend that.
 func NewHandler(h *Health, m *Metrics) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("GET /startupz", probeHandler(h.Started))
 	mux.Handle("GET /livez", probeHandler(h.Live))
 	mux.Handle("GET /readyz", probeHandler(h.Ready))
 	mux.Handle("GET /metrics", m.Handler())
-	mux.Handle("GET /{$}", probeHandler(func() (bool, string) { return true, "tokenalert: /livez /readyz /metrics" }))
+	mux.Handle("GET /{$}", probeHandler(func() (bool, string) { return true, "tokenalert: /startupz /livez /readyz /metrics" }))
 	return mux
 }
 

@@ -54,6 +54,22 @@ func TestLivez(t *testing.T) {
 	}
 }
 
+// What the database answers does not matter, only that it was asked.
+func TestStartupz(t *testing.T) {
+	t.Parallel()
+	h, clock := newTestHealth()
+	clock.pass(2 * time.Second)
+	code, body := askProbe(t, h, "/startupz")
+	assert.Equal(t, http.StatusServiceUnavailable, code)
+	assert.Equal(t, "starting: the first attempt to connect goes on, for 2.0 s\n", body)
+	h.DatabaseFailed("connection refused")
+	h.Beat()
+	clock.pass(time.Hour)
+	code, body = askProbe(t, h, "/startupz")
+	assert.Equal(t, http.StatusOK, code)
+	assert.Equal(t, "started\n", body)
+}
+
 func TestReadyz(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -164,7 +180,7 @@ func TestHTTPPaths(t *testing.T) {
 	h, _ := newTestHealth()
 	code, body := askProbe(t, h, "/")
 	assert.Equal(t, http.StatusOK, code)
-	assert.Equal(t, "tokenalert: /livez /readyz /metrics\n", body)
+	assert.Equal(t, "tokenalert: /startupz /livez /readyz /metrics\n", body)
 	code, body = askProbe(t, h, "/metrics")
 	assert.Equal(t, http.StatusOK, code)
 	assert.Contains(t, body, "tokenalert_build_info")

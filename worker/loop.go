@@ -47,6 +47,7 @@ type loop struct {
 	isolated bool
 	aside    map[uuid.UUID]time.Time // users whose data made a statement fail, and until when
 
+	unrung   bool // a look found usage while asleep, and no ring had come for it
 	planned  bool // a tick has found work: what the next ones cost is work alone
 	behind   bool // the last tick left rows to the next
 	failures int
@@ -148,7 +149,11 @@ func (l *loop) idle(stop, working context.Context) error {
 	select {
 	case <-l.bell.rung: // while awake; the looks below see what it was for
 	default:
+		if l.unrung {
+			l.metrics.MissedRings.Inc()
+		}
 	}
+	l.unrung = false
 	if err := l.bell.arm(working); err != nil {
 		return l.ended(working, err)
 	}
@@ -157,15 +162,17 @@ func (l *loop) idle(stop, working context.Context) error {
 		return l.ended(working, err)
 	}
 	settled := false // nobody who looked at the bell before it was armed still runs
+	due := false     // what nobody rings for
 	for pause := l.config.PauseMin; ; pause = min(pause*2, l.config.PauseMax) {
 		p, err := l.poll(working)
 		if err != nil || p.Work {
+			l.unrung = err == nil && settled && !due
 			return l.ended(working, err)
 		}
 		if settled = settled || p.Xmin >= barrier; settled {
 			// The look that follows bounds what a lost ring can cost.
 			pause = l.config.BellRenewal
-			if p.Due > 0 { // which nobody rings for
+			if due = p.Due > 0; due {
 				pause = min(pause, p.Due)
 			}
 		}

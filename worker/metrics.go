@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"tokenalert/store"
 )
 
 // The outcomes of a tick, as a metric's label.
@@ -41,6 +43,7 @@ type Metrics struct {
 	CommitToAlert        prometheus.Histogram // seconds
 	Rings                prometheus.Counter
 	Polls                prometheus.Counter
+	MissedRings          prometheus.Counter
 	UsersSetAside        prometheus.Counter
 	UsersDeferred        prometheus.Counter
 	RowsSkipped          prometheus.Counter
@@ -50,6 +53,7 @@ type Metrics struct {
 	BellArmed            prometheus.Gauge
 
 	uncounted   atomic.Pointer[time.Time]
+	headroom    headroomCollector
 	registry    *prometheus.Registry
 	lastTick    prometheus.Gauge
 	ticks       *prometheus.CounterVec
@@ -67,6 +71,7 @@ func NewMetrics(version, commit string) *Metrics {
 		Rows:                 newCounter(r, "rows_total", "Rows of usage counted by window ticks."),
 		Rings:                newCounter(r, "rings_total", "Notifications heard from the bell."),
 		Polls:                newCounter(r, "polls_total", "Looks for work that no ring asked for."),
+		MissedRings:          newCounter(r, "missed_rings_total", "Looks of a sleeping leader that found usage which no ring had announced."),
 		UsersSetAside:        newCounter(r, "users_set_aside_total", "Users set aside because their data made a statement fail."),
 		UsersDeferred:        newCounter(r, "users_deferred_total", "Users told at a later tick because the host held their row."),
 		RowsSkipped:          newCounter(r, "rows_skipped_total", "Rows not counted for want of a usable created_at."),
@@ -108,7 +113,7 @@ func NewMetrics(version, commit string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(info, &m.headroom, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -139,6 +144,50 @@ func (m *Metrics) UncountedSince(since time.Time) { m.uncounted.Store(&since) }
 
 // AllCounted says that none was left a moment ago.
 func (m *Metrics) AllCounted() { m.uncounted.Store(nil) }
+
+// Headroom says how far the server was from refusing a moment ago; nil: nobody
+// knows, or another worker leads and says it.
+func (m *Metrics) Headroom(h *store.Headroom) { m.headroom.last.Store(h) }
+
+// headroomCollector has series only while there is something to say.
+type headroomCollector struct {
+	last atomic.Pointer[store.Headroom]
+}
+
+var (
+	connectionsFree    = newDesc("database_connections_free", "Connections that the server, the database or this role still allows, the least of the three.")
+	transactionIDsFree = newDesc("database_transaction_ids_free", "Transaction ids, or multixact ids where they are fewer, until the server refuses to write.")
+	notificationQueue  = newDesc("database_notification_queue_ratio", "How full the server's notification queue is, from 0 to 1; from 0.5 on the bell stays mute.")
+	passwordExpiry     = newDesc("database_password_expiry_timestamp_seconds", "Unix time at which the password of the worker's role expires; no series where it never does.")
+)
+
+// Describe sends the descriptions of all that Collect may send.
+func (c *headroomCollector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{connectionsFree, transactionIDsFree, notificationQueue, passwordExpiry} {
+		to <- d
+	}
+}
+
+// Collect sends what was seen last.
+func (c *headroomCollector) Collect(to chan<- prometheus.Metric) {
+	h := c.last.Load()
+	if h == nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, value float64) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
+	}
+	gauge(connectionsFree, float64(h.Connections))
+	gauge(transactionIDsFree, float64(h.TransactionIDs))
+	gauge(notificationQueue, h.NotificationQueue)
+	if h.PasswordExpires != nil {
+		gauge(passwordExpiry, float64(h.PasswordExpires.Unix()))
+	}
+}
+
+func newDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("tokenalert", "", name), help, nil, nil)
+}
 
 // Alert counts a crossing of a threshold, in percent: ReasonSent, or the
 // reason of alert.suppressed.

@@ -52,6 +52,7 @@ func TestMetricsStartAtZero(t *testing.T) {
 		`tokenalert_oldest_uncounted_commit_seconds 0`,
 		`tokenalert_rings_total 0`,
 		`tokenalert_polls_total 0`,
+		`tokenalert_missed_rings_total 0`,
 		`tokenalert_reconnects_total{connection="tick"} 0`,
 		`tokenalert_reconnects_total{connection="lead"} 0`,
 		`tokenalert_reconnects_total{connection="listen"} 0`,

@@ -30,7 +30,7 @@ func TestTwoWorkersThatBothTickTellEachAlertOnce(t *testing.T) {
 	for _, name := range []string{"one", "other"} {
 		c := config()
 		c.WorkerName = name
-		daemon, s, _ := w.daemon(c, zap.New(core))
+		daemon, s, _ := w.daemon(c, zap.New(core), worker.NewMetrics("test", "test"))
 		t.Cleanup(s.Close)
 		ticking.Go(func() error { return daemon.TickWithoutLead(ctx) })
 	}

@@ -36,12 +36,12 @@ func TestEndpointsOfLeaderAndFollower(t *testing.T) {
 	p.use(user, 1050)
 	leader.await(worker.EventAlertSent, 1)
 
-	for path, want := range map[string]string{"/livez": "alive", "/readyz": "leader: ticked"} {
+	for path, want := range map[string]string{"/startupz": "started", "/livez": "alive", "/readyz": "leader: ticked"} {
 		status, body := leader.get(path)
 		assert.Equal(t, 200, status)
 		assert.Contains(t, body, want)
 	}
-	for path, want := range map[string]string{"/livez": "alive", "/readyz": "follower: waiting"} {
+	for path, want := range map[string]string{"/startupz": "started", "/livez": "alive", "/readyz": "follower: waiting"} {
 		status, body := follower.get(path)
 		assert.Equal(t, 200, status)
 		assert.Contains(t, body, want)

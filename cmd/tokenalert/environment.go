@@ -1,11 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +21,9 @@ import (
 // the database.
 type settings struct {
 	worker.Config
-	// databaseURL is a connection string in one of pgx's two forms. It may be
-	// empty: pgx then takes all from the PG* variables.
+	// databaseURL is a connection string in one of pgx's two forms, as it was when
+	// the settings were loaded. It may be empty: pgx then takes all from the PG*
+	// variables.
 	databaseURL string
 	// listenURL is for the connections that a pooler in transaction mode would
 	// break: lead and listener.
@@ -34,6 +36,7 @@ const (
 	prefix      = "TOKENALERT_"
 	databaseVar = "DATABASE_URL"
 	listenVar   = "TOKENALERT_LISTEN_URL"
+	fileSuffix  = "_FILE"
 )
 
 // loadSettings reads environ, which has the form of os.Environ, and reports
@@ -42,33 +45,84 @@ const (
 // from the process's own environment.
 func loadSettings(environ []string) (settings, error) {
 	environment := env.ToMap(environ)
-	for _, name := range []string{databaseVar, listenVar} {
+	for _, name := range []string{databaseVar, listenVar, databaseVar + fileSuffix, listenVar + fileSuffix} {
 		if environment[name] == "" {
 			delete(environment, name)
 		}
 	}
 	config, err := worker.LoadConfig(environment)
-	s := settings{
-		Config:      config,
-		databaseURL: environment[databaseVar],
-		listenURL:   cmp.Or(environment[listenVar], environment[databaseVar]),
-		environment: environment,
-	}
-
+	s := settings{Config: config, environment: environment}
 	errs := s.unknownNames()
-	if fault := connectionFault(s.databaseURL); fault != "" {
-		name := databaseVar
-		if s.databaseURL == "" {
-			name = "the set of PG* variables"
+	var addressErr error
+	s.databaseURL, s.listenURL, addressErr = s.addresses()
+	return s, errors.Join(append(errs, addressErr, err)...)
+}
+
+// addresses are databaseURL and listenURL as of now: what stands in a file may
+// have changed since the last time. The errors are those of loadSettings.
+func (s settings) addresses() (databaseURL, listenURL string, err error) {
+	databaseURL, err = s.address(databaseVar)
+	if err == nil {
+		if fault := connectionFault(databaseURL); fault != "" {
+			name := s.origin(databaseVar)
+			if databaseURL == "" {
+				name = "the set of PG* variables"
+			}
+			err = fmt.Errorf("%s %s", name, fault)
 		}
-		errs = append(errs, fmt.Errorf("%s %s", name, fault))
 	}
-	if s.listenURL != s.databaseURL {
-		if fault := connectionFault(s.listenURL); fault != "" {
-			errs = append(errs, fmt.Errorf("%s %s", listenVar, fault))
+	listenURL, listenErr := s.address(listenVar)
+	switch {
+	case listenErr != nil:
+		err = errors.Join(err, listenErr)
+	case listenURL == "":
+		listenURL = databaseURL
+	case listenURL != databaseURL:
+		if fault := connectionFault(listenURL); fault != "" {
+			err = errors.Join(err, fmt.Errorf("%s %s", s.origin(listenVar), fault))
 		}
 	}
-	return s, errors.Join(append(errs, err)...)
+	return databaseURL, listenURL, err
+}
+
+// address is the connection string that a variable holds, or the file that the
+// other variable names: its first and only line.
+func (s settings) address(name string) (string, error) {
+	path, given := s.environment[name+fileSuffix]
+	switch {
+	case !given:
+		return s.environment[name], nil
+	case s.environment[name] != "":
+		return "", fmt.Errorf("%s and %s are both given; only one of them may be", name, name+fileSuffix)
+	}
+	content, err := os.ReadFile(path) //nolint:gosec // it is the operator who names it
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		err = file.Err
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s names %q, which cannot be read: %w", name+fileSuffix, path, err)
+	}
+	text := strings.TrimSpace(string(content))
+	switch {
+	case text == "":
+		return "", fmt.Errorf("%s names %q, which is empty; it is to hold a connection string", name+fileSuffix, path)
+	case strings.ContainsAny(text, "\r\n"):
+		return "", fmt.Errorf("%s names %q, which has more than one line; it is to hold a connection string and nothing else", name+fileSuffix, path)
+	}
+	return text, nil
+}
+
+// origin is the variable that a connection string comes from.
+func (s settings) origin(name string) string {
+	if s.environment[name+fileSuffix] != "" {
+		return name + fileSuffix
+	}
+	return name
+}
+
+// inFile reports whether a connection string may change while the process runs.
+func (s settings) inFile() bool {
+	return s.origin(databaseVar) != databaseVar || s.origin(listenVar) != listenVar
 }
 
 // all lists every setting, those of the database first and unmasked.
@@ -79,8 +133,16 @@ func (s settings) all() []worker.Setting {
 			Help: "the host's database: a URL, or keyword=value",
 		},
 		{
+			Name: databaseVar + fileSuffix, Value: s.environment[databaseVar+fileSuffix], Default: "-",
+			Help: "a file that holds it, read again for each new connection",
+		},
+		{
 			Name: listenVar, Value: s.listenURL, Default: databaseVar,
 			Help: "a direct connection, where the first goes through a pooler",
+		},
+		{
+			Name: listenVar + fileSuffix, Value: s.environment[listenVar+fileSuffix], Default: "-",
+			Help: "a file that holds it, read again for each new connection",
 		},
 	}, s.Settings()...)
 }
@@ -96,12 +158,14 @@ func (s settings) print(w io.Writer) error {
 		fmt.Fprintf(to, "%s=%s\n", name, value)
 	}
 	for _, row := range s.all() {
+		from := row.Name
 		if row.Name == databaseVar || row.Name == listenVar {
 			row.Value = maskConnection(row.Value)
+			from = s.origin(row.Name)
 		}
-		if _, found := s.environment[row.Name]; found {
+		if _, found := s.environment[from]; found {
 			line(&given, row.Name, row.Value)
-		} else {
+		} else if !strings.HasSuffix(row.Name, fileSuffix) { // which have no default
 			line(&defaults, row.Name, row.Value)
 		}
 		if row.Name != databaseVar {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,6 +44,54 @@ func TestLoadSettingsDatabase(t *testing.T) {
 			assert.Equal(t, tt.database, s.databaseURL)
 			assert.Equal(t, tt.listen, s.listenURL)
 		})
+	}
+}
+
+// A file holds what the variable would, and is read again when asked.
+func TestLoadSettingsFromFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		return path
+	}
+	database, listen := write("database", "postgres://ann:hunter2@pool/db\n"), write("listen", "postgres://ann:hunter2@h/db")
+
+	s, err := loadSettings([]string{"DATABASE_URL_FILE=" + database, "TOKENALERT_LISTEN_URL_FILE=" + listen, "DATABASE_URL="})
+	require.NoError(t, err)
+	assert.Equal(t, "postgres://ann:hunter2@pool/db", s.databaseURL)
+	assert.Equal(t, "postgres://ann:hunter2@h/db", s.listenURL)
+	assert.True(t, s.inFile())
+	shown := printed(t, s)
+	assert.NotContains(t, shown, "hunter2")
+	assert.Contains(t, shown, "# from the environment\nDATABASE_URL=postgres://ann:xxxxx@pool/db\nDATABASE_URL_FILE="+database+
+		"\nTOKENALERT_LISTEN_URL=postgres://ann:xxxxx@h/db\nTOKENALERT_LISTEN_URL_FILE="+listen+"\n# defaults\n")
+
+	write("database", "postgres://ann:hunter3@pool/db")
+	now, direct, err := s.addresses()
+	require.NoError(t, err)
+	assert.Equal(t, "postgres://ann:hunter3@pool/db", now)
+	assert.Equal(t, "postgres://ann:hunter2@h/db", direct)
+
+	s, err = loadSettings([]string{"DATABASE_URL_FILE=" + database})
+	require.NoError(t, err)
+	assert.Equal(t, "postgres://ann:hunter3@pool/db", s.listenURL)
+	s, err = loadSettings([]string{"DATABASE_URL=postgres://h/db"})
+	require.NoError(t, err)
+	assert.False(t, s.inFile())
+
+	for _, tt := range []struct{ environ, want string }{
+		{"DATABASE_URL_FILE=" + database + " DATABASE_URL=postgres://h/db", "DATABASE_URL and DATABASE_URL_FILE are both given; only one of them may be"},
+		{"TOKENALERT_LISTEN_URL_FILE=" + filepath.Join(dir, "nowhere"), `TOKENALERT_LISTEN_URL_FILE names "` + filepath.Join(dir, "nowhere") + `", which cannot be read: no such file or directory`},
+		{"DATABASE_URL_FILE=" + dir, `DATABASE_URL_FILE names "` + dir + `", which cannot be read: is a directory`},
+		{"DATABASE_URL_FILE=" + write("empty", " \n"), `DATABASE_URL_FILE names "` + filepath.Join(dir, "empty") + `", which is empty; it is to hold a connection string`},
+		{"DATABASE_URL_FILE=" + write("lines", "DATABASE_URL=hunter2\nx=hunter2\n"), `DATABASE_URL_FILE names "` + filepath.Join(dir, "lines") + `", which has more than one line; it is to hold a connection string and nothing else`},
+		{"DATABASE_URL_FILE=" + write("broken", "postgres://ann:hunter2/@h/db"), "DATABASE_URL_FILE has "},
+	} {
+		_, err := loadSettings(strings.Fields(tt.environ))
+		require.ErrorContains(t, err, tt.want)
+		assert.NotContains(t, err.Error(), "hunter2")
 	}
 }
 

@@ -112,6 +112,9 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	if s.inFile() {
+		database.Reread(s.addresses)
+	}
 	stuck := false
 	defer func() {
 		if !stuck { // Close waits for connections in use
