@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 
@@ -98,19 +97,7 @@ func TestRunRefusesAWrongPassword(t *testing.T) {
 	admin := p.db.Conn(t)
 	_, err := admin.Exec(t.Context(), "ALTER ROLE "+pgtest.Runtime+" PASSWORD '"+secret+"'", pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
-	hba, err := os.ReadFile(ask[string](p, "SHOW hba_file"))
-	require.NoError(t, err)
-	hba = append([]byte("local all "+pgtest.Runtime+" scram-sha-256\n"), hba...)
-	require.NoError(t, os.WriteFile(ask[string](p, "SHOW hba_file"), hba, 0o600))
-	require.True(t, ask[bool](p, "SELECT pg_reload_conf()"))
-	p.eventually("SELECT auth_method = 'scram-sha-256' FROM pg_hba_file_rules ORDER BY line_number LIMIT 1", "not reloaded")
-	eventually(t, func() bool { // the postmaster reloads when it gets to it
-		conn, err := pgx.Connect(t.Context(), p.db.URLAs(pgtest.Runtime))
-		if err == nil {
-			_ = conn.Close(t.Context())
-		}
-		return err != nil
-	}, "not reloaded")
+	demandPassword(t, p.db, pgtest.Runtime)
 
 	right := withPassword(t, p.db.URLAs(pgtest.Runtime), secret)
 	w := startProcess(t, runEnvironment(right, ""), "run")
