@@ -44,7 +44,8 @@ const (
 	// EventSettingsDiffer is written by a follower for each setting that is not the one in force.
 	EventSettingsDiffer EventName = "settings.differ"
 
-	// EventTickCompleted is written after the commit of a tick that found work.
+	// EventTickCompleted is written after the commit of a tick that found work, and
+	// after one that found none where the one before was thought to have left some.
 	EventTickCompleted EventName = "tick.completed"
 	// EventTickFailed is written when an error rolled a tick back.
 	EventTickFailed EventName = "tick.failed"

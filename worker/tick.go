@@ -54,6 +54,10 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
+		if l.behind { // and the log's last word would be that it is
+			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
+				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
+		}
 		l.behind = false
 		l.metrics.AllCounted()
 		return false, l.config.PauseMin, nil

@@ -236,8 +236,9 @@ func TestQuestions(t *testing.T) {
 		"Is it behind?": func(t *testing.T, question string) {
 			ticks := three.log(worker.EventTickCompleted)
 			last := ticks[len(ticks)-1] // it told nobody: it caught up
-			tick := ask[int](p, "SELECT max(id)::integer FROM tokenalert.ticks WHERE rows > 0")
-			assert.Equal(t, [][]string{{fmt.Sprintf("all was counted at %s, tick %d", last["ts"], tick)}}, a.ask(log, question))
+			assert.Equal(t, [][]string{{fmt.Sprintf("all was counted at %s", last["ts"])}}, a.ask(log, question))
+			counted := ask[string](p, "SELECT "+inLog("max(started_at)")+" FROM tokenalert.ticks WHERE rows > 0")
+			assert.GreaterOrEqual(t, last["ts"], counted, "the last tick that found rows")
 			// And while it caught up.
 			var before strings.Builder
 			bounded := map[string]any{}
@@ -251,7 +252,7 @@ func TestQuestions(t *testing.T) {
 				}
 			}
 			require.NotEmpty(t, bounded, "no tick left rows to the next")
-			assert.Equal(t, [][]string{{fmt.Sprintf("behind by %v ms at %s, tick %v", bounded["behind_ms"], bounded["ts"], bounded["tick"])}}, a.ask(before.String(), question))
+			assert.Equal(t, [][]string{{fmt.Sprintf("behind by %v ms at %s", bounded["behind_ms"], bounded["ts"])}}, a.ask(before.String(), question))
 			assert.Positive(t, bounded["behind_ms"])
 			assert.Empty(t, a.ask("", question))
 		},
