@@ -25,7 +25,8 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	w.metrics.Leader.Set(1)
 	defer w.metrics.Leader.Set(0)
 	defer w.metrics.AllCounted() // the next leader's to say
-	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited))
+	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited),
+		zap.String("thresholds", listed(w.mine.Thresholds)), zap.String("time_zone", w.mine.TimeZone), zap.String("bell", w.config.Bell))
 
 	// Outlives ctx by what the grace leaves for the tick.
 	working, abandon := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -96,19 +98,28 @@ func TestRunWorksOnASchemaOneAhead(t *testing.T) {
 func (p *platform) requirePassword(role, password string) {
 	p.t.Helper()
 	p.setPassword(role, password)
-	hba, err := os.ReadFile(ask[string](p, "SHOW hba_file"))
-	require.NoError(p.t, err)
-	hba = append([]byte("local all "+role+" scram-sha-256\n"), hba...)
-	require.NoError(p.t, os.WriteFile(ask[string](p, "SHOW hba_file"), hba, 0o600))
-	require.True(p.t, ask[bool](p, "SELECT pg_reload_conf()"))
-	p.eventually("SELECT auth_method = 'scram-sha-256' FROM pg_hba_file_rules ORDER BY line_number LIMIT 1", "not reloaded")
-	eventually(p.t, func() bool { // the postmaster reloads when it gets to it
-		conn, err := pgx.Connect(p.t.Context(), p.db.URLAs(role))
+	demandPassword(p.t, p.db, role)
+}
+
+// demandPassword has the server ask one role for its password, over its socket.
+func demandPassword(t *testing.T, db *pgtest.DB, role string) {
+	t.Helper()
+	var file string
+	admin := db.Conn(t)
+	require.NoError(t, admin.QueryRow(t.Context(), "SHOW hba_file").Scan(&file))
+	rules, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append([]byte("local all "+role+" scram-sha-256\n"), rules...), 0o600))
+	_, err = admin.Exec(t.Context(), "SELECT pg_reload_conf()")
+	require.NoError(t, err)
+	eventually(t, func() bool { // the postmaster reloads when it gets to it
+		conn, err := pgx.Connect(t.Context(), db.URLAs(role))
 		if err == nil {
-			_ = conn.Close(p.t.Context())
+			_ = conn.Close(t.Context())
 		}
-		return err != nil
-	}, "not reloaded")
+		refused, ok := errors.AsType[*pgconn.PgError](err)
+		return ok && refused.Code == "28P01"
+	}, "no password is asked for")
 }
 
 // setPassword changes a role's password.
