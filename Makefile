@@ -77,6 +77,7 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 	cd bench/river && go run $(LINTER) run && go mod tidy -diff
+	cd deploy/validate && go run $(LINTER) run && go mod tidy -diff
 	cd deploy/monitoring && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
@@ -106,6 +107,10 @@ dashboard: ## Draw docs/dashboard.svg, from a run that a real Prometheus scrapes
 .PHONY: image
 image: ## Build the container image
 	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .
+
+.PHONY: manifests
+manifests: ## Have a real API server take deploy/ (needs etcd; the first time it builds that server, for minutes)
+	cd deploy/validate && go test -count=1 -timeout 40m ./...
 
 .PHONY: clean
 clean: ## Remove what the build made
