@@ -86,9 +86,23 @@ quickstart: ## Type docs/quickstart.md on this machine, as root, and write the a
 picture: ## Draw docs/demo.svg, from a run of the demo
 	go run ./internal/picture docs/demo.svg
 
+# The first builder that works here. Docker knows what it builds on, and takes the
+# image's time as an argument; the others are told, and not to add their version.
+# It is the commit's time: so a commit makes one image.
+IMAGE_BUILDER ?= $(or $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done),\
+	$(error no docker, podman or buildah works here))
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+for_docker = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+for_others = --timestamp $(SOURCE_DATE_EPOCH) --identity-label=false \
+	--build-arg BUILDPLATFORM=linux/$(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
 .PHONY: image
-image: ## Build the container image
-	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .
+image: ## Build the container image; IMAGE_FLAGS="--platform linux/arm64" for another
+	$(IMAGE_BUILDER) build $(if $(filter docker,$(IMAGE_BUILDER)),$(for_docker),$(for_others)) \
+		--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(or $(COMMIT),unknown) -t tokenalert:$(VERSION) $(IMAGE_FLAGS) .
+
+.PHONY: image-test
+image-test: ## Build the image for amd64 and arm64, twice each, and run it (as root, with buildah and runc)
+	TEST_IMAGE=yes go test -count=1 -timeout 30m ./deploy/image
 
 .PHONY: clean
 clean: ## Remove what the build made
