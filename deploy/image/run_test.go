@@ -1,0 +1,163 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/child"
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+	"tokenalert/migrations"
+	"tokenalert/worker"
+)
+
+// within bounds how long a worker runs until it has told somebody. Only a test
+// that fails waits so long.
+const within = time.Minute
+
+// bundle is a folder that runc makes a container of.
+type bundle struct {
+	folder string
+	config v1.ImageConfig
+}
+
+// runs runs the image as the manifests do: as its account, without privileges,
+// on a root that cannot be written to. Its network is the machine's.
+func runs(t *testing.T, config v1.ImageConfig, program []byte) {
+	t.Helper()
+	b := bundle{folder: t.TempDir(), config: config}
+	require.NoError(t, os.Mkdir(filepath.Join(b.folder, "rootfs"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(b.folder, "rootfs", "tokenalert"), program, 0o755))
+
+	built, err := buildinfo.Read(bytes.NewReader(program))
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprintf("tokenalert %s (commit %s, schema %d, %s)\n", version, commit, migrations.Version(), built.GoVersion),
+		run(t, b.container(t, nil, "version")))
+	assert.Regexp(t, `(?m)^TOKENALERT_HTTP_ADDRESS *=? *:8080$`, run(t, b.container(t, nil, "run", "--print-config")))
+
+	db := pgtest.StartTCPServer(t).New(t, pgtest.Host(host.CMS))
+	owner := []string{"DATABASE_URL=" + db.TCPURL(pgtest.Owner)}
+	run(t, b.container(t, owner, "migrate", "up"))
+	run(t, b.container(t, owner, "migrate", "grant", pgtest.Runtime))
+	b.tells(t, db)
+}
+
+// tells runs the image's own command until it has told somebody, looks at the
+// process, and stops it.
+func (b bundle) tells(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	cmd := b.container(t, []string{"DATABASE_URL=" + db.TCPURL(pgtest.Runtime), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0"})
+	stdout, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer func() { _ = stdout.Close() }()
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = writer, &stderr
+	process, err := child.Start(cmd, syscall.SIGTERM) // which runc passes on
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	t.Cleanup(func() {
+		_ = b.runc(context.Background(), "delete", "--force", "tokenalert").Run() // fails where it has ended
+		<-process.Done
+	})
+	late := time.AfterFunc(within, func() { _ = b.runc(context.Background(), "kill", "tokenalert", "KILL").Run() })
+	defer late.Stop()
+	lines := bufio.NewScanner(stdout)
+	await := func(event worker.EventName) map[string]any {
+		t.Helper()
+		for lines.Scan() {
+			var line map[string]any
+			require.NoError(t, json.Unmarshal(lines.Bytes(), &line))
+			if line["event"] == string(event) {
+				return line
+			}
+		}
+		require.FailNow(t, "it ended, or took too long", "no %s; it wrote to stderr: %s", event, &stderr)
+		return nil
+	}
+
+	port := await(worker.EventHTTPListening)["port"]
+	await(worker.EventTickCompleted)
+	conn := db.ConnAs(t, pgtest.Owner)
+	org, err := host.NewOrganization(t.Context(), conn, "Example")
+	require.NoError(t, err)
+	limit := 1000
+	user, err := host.NewUser(t.Context(), conn, host.User{Organization: org, Limit: &limit})
+	require.NoError(t, err)
+	require.NoError(t, host.LogUsage(t.Context(), conn, user, org, 1000))
+	assert.Equal(t, user.String(), await(worker.EventAlertSent)["user"])
+
+	for _, path := range []string{"livez", "readyz", "metrics"} {
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%v/%s", port, path))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		assert.Equal(t, http.StatusOK, response.StatusCode, path)
+	}
+
+	var state struct{ Pid int }
+	require.NoError(t, json.Unmarshal([]byte(run(t, b.runc(t.Context(), "state", "tokenalert"))), &state))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", state.Pid))
+	require.NoError(t, err)
+	for _, line := range []string{
+		`Uid:(\s65532){4}`, `Gid:(\s65532){4}`, `Groups:\s*`, `CapPrm:\s0+`, `CapBnd:\s0+`, `NoNewPrivs:\s1`,
+	} {
+		assert.Regexp(t, regexp.MustCompile(`(?m)^`+line+`$`), string(status))
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", state.Pid))
+	require.NoError(t, err)
+	assert.Regexp(t, regexp.MustCompile(`(?m)^\d+ \d+ \S+ \S+ / ro,`), string(mounts))
+
+	run(t, b.runc(t.Context(), "kill", "tokenalert", "TERM"))
+	await(worker.EventWorkerStopped)
+	<-process.Done
+	require.NoError(t, process.Err)
+	assert.Empty(t, stderr.String())
+}
+
+// container runs the image with these variables, and arguments in place of its
+// own if there are any.
+func (b bundle) container(t *testing.T, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	if len(args) == 0 {
+		args = b.config.Cmd
+	}
+	path := filepath.Join(b.folder, "config.json")
+	require.NoError(t, os.RemoveAll(path))
+	run(t, b.runc(t.Context(), "spec", "--bundle", b.folder))
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var spec specs.Spec // with a read-only root and no new privileges
+	require.NoError(t, json.Unmarshal(text, &spec))
+	_, err = fmt.Sscanf(b.config.User, "%d:%d", &spec.Process.User.UID, &spec.Process.User.GID)
+	require.NoError(t, err)
+	spec.Process.Terminal = false
+	spec.Process.Args = slices.Concat(b.config.Entrypoint, args)
+	spec.Process.Env = slices.Concat(b.config.Env, env)
+	spec.Process.Capabilities = &specs.LinuxCapabilities{}
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	text, err = json.Marshal(spec)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, text, 0o600))
+	return b.runc(t.Context(), "run", "--bundle", b.folder, "tokenalert")
+}
+
+func (b bundle) runc(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "runc", append([]string{"--root", filepath.Join(b.folder, "state")}, args...)...)
+}
