@@ -9,8 +9,10 @@ import (
 	"bytes"
 	"debug/elf"
 	"io/fs"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,9 +43,8 @@ func TestImage(t *testing.T) {
 			fitsManifests(t, img.config.Config)
 			nothingOfTheBuild(t, img)
 
-			require.Len(t, img.files, 1)
-			program := img.files[0]
-			assert.Equal(t, "tokenalert", program.Name)
+			require.Equal(t, []string{"tokenalert"}, slices.Collect(maps.Keys(img.files)))
+			program := img.files["tokenalert"]
 			assert.Equal(t, fs.FileMode(0o755), program.FileInfo().Mode())
 			assert.Equal(t, [2]int{0, 0}, [2]int{program.Uid, program.Gid}, "its account could change it")
 			assert.True(t, program.ModTime.Equal(epoch), "of %s", program.ModTime)

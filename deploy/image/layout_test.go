@@ -20,8 +20,8 @@ import (
 type image struct {
 	digest digest.Digest
 	config v1.Image
-	texts  [][]byte // manifest and configuration, as they are
-	files  []file   // all entries of all layers, folders too
+	texts  [][]byte        // manifest and configuration, as they are
+	files  map[string]file // all entries of all layers by name, folders too
 }
 
 type file struct {
@@ -44,7 +44,7 @@ func read(t *testing.T, layout string) image {
 		return text
 	}
 
-	img := image{digest: index.Manifests[0].Digest}
+	img := image{digest: index.Manifests[0].Digest, files: make(map[string]file)}
 	var manifest v1.Manifest
 	img.texts = append(img.texts, blob(index.Manifests[0]))
 	require.NoError(t, json.Unmarshal(img.texts[0], &manifest))
@@ -61,7 +61,7 @@ func read(t *testing.T, layout string) image {
 			require.NoError(t, err)
 			content, err := io.ReadAll(entries)
 			require.NoError(t, err)
-			img.files = append(img.files, file{header, content})
+			img.files[header.Name] = file{header, content}
 		}
 	}
 	return img
