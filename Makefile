@@ -77,6 +77,7 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 	cd bench/river && go run $(LINTER) run && go mod tidy -diff
+	cd deploy/validate && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
 quickstart: ## Type docs/quickstart.md on this machine, as root, and write the answers
@@ -103,6 +104,10 @@ image: ## Build the container image; IMAGE_FLAGS="--platform linux/arm64" for an
 .PHONY: image-test
 image-test: ## Build the image for amd64 and arm64, twice each, and run it (as root, with buildah and runc)
 	TEST_IMAGE=yes go test -count=1 -timeout 30m ./deploy/image
+
+.PHONY: manifests
+manifests: ## Have a real API server take deploy/ (needs etcd; the first time it builds that server, for minutes)
+	cd deploy/validate && go test -count=1 -timeout 40m ./...
 
 .PHONY: clean
 clean: ## Remove what the build made

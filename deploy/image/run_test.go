@@ -6,7 +6,9 @@ import (
 	"context"
 	"debug/buildinfo"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +26,7 @@ import (
 
 	"tokenalert/internal/child"
 	"tokenalert/internal/host"
+	"tokenalert/internal/manifest"
 	"tokenalert/internal/pgtest"
 	"tokenalert/migrations"
 	"tokenalert/worker"
@@ -41,30 +44,68 @@ type bundle struct {
 
 // runs runs the image as the manifests do: as its account, without privileges,
 // on a root that cannot be written to. Its network is the machine's.
-func runs(t *testing.T, config v1.ImageConfig, program []byte) {
+func runs(t *testing.T, config v1.ImageConfig, program file) {
 	t.Helper()
 	b := bundle{folder: t.TempDir(), config: config}
-	require.NoError(t, os.Mkdir(filepath.Join(b.folder, "rootfs"), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(b.folder, "rootfs", "tokenalert"), program, 0o755))
+	for _, folder := range []string{"rootfs", "etc/tokenalert"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(b.folder, folder), 0o755))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(b.folder, "rootfs", "tokenalert"), program.content, program.FileInfo().Mode()))
 
-	built, err := buildinfo.Read(bytes.NewReader(program))
+	built, err := buildinfo.Read(bytes.NewReader(program.content))
 	require.NoError(t, err)
 	assert.Equal(t, fmt.Sprintf("tokenalert %s (commit %s, schema %d, %s)\n", version, commit, migrations.Version(), built.GoVersion),
 		run(t, b.container(t, nil, "version")))
 	assert.Regexp(t, `(?m)^TOKENALERT_HTTP_ADDRESS *=? *:8080$`, run(t, b.container(t, nil, "run", "--print-config")))
 
 	db := pgtest.StartTCPServer(t).New(t, pgtest.Host(host.CMS))
-	owner := []string{"DATABASE_URL=" + db.TCPURL(pgtest.Owner)}
-	run(t, b.container(t, owner, "migrate", "up"))
-	run(t, b.container(t, owner, "migrate", "grant", pgtest.Runtime))
-	b.tells(t, db)
+	_, err = db.Conn(t).Exec(t.Context(), "CREATE ROLE tokenalert LOGIN")
+	require.NoError(t, err)
+	pod := b.pod(t, map[string]map[string]string{
+		"tokenalert-owner": {"database-url": db.TCPURL(pgtest.Owner)},
+		"tokenalert":       {"database-url": db.TCPURL("tokenalert")},
+	})
+	for _, c := range pod.Template.Spec.InitContainers {
+		environment, err := pod.Environment(c)
+		require.NoError(t, err)
+		run(t, b.container(t, environment, c.Args...))
+	}
+	b.tells(t, db, pod)
 }
 
-// tells runs the image's own command until it has told somebody, looks at the
-// process, and stops it.
-func (b bundle) tells(t *testing.T, db *pgtest.DB) {
+// pod reads that of deploy/base, whose accounts and ports are to be the image's,
+// and mounts its Secrets for the image's account.
+func (b bundle) pod(t *testing.T, secrets map[string]map[string]string) *manifest.Pod {
 	t.Helper()
-	cmd := b.container(t, []string{"DATABASE_URL=" + db.TCPURL(pgtest.Runtime), "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0"})
+	d, err := manifest.Read("../base")
+	require.NoError(t, err)
+	spec := d.Template.Spec
+	account := fmt.Sprintf("%d:%d", spec.SecurityContext.RunAsUser, spec.SecurityContext.RunAsGroup)
+	assert.Equal(t, account, b.config.User)
+	require.Len(t, spec.Containers, 1)
+	require.Len(t, spec.Containers[0].Ports, 1)
+	assert.Contains(t, b.config.ExposedPorts, fmt.Sprintf("%d/tcp", spec.Containers[0].Ports[0].ContainerPort))
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		assert.Empty(t, c.Command, "%s is not begun by the image's entrypoint", c.Name)
+	}
+
+	pod := &manifest.Pod{Deployment: d, Name: "tokenalert-0", Root: b.folder, Secrets: secrets}
+	require.NoError(t, pod.Mount())
+	require.NoError(t, filepath.WalkDir(filepath.Join(b.folder, "etc"), func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, spec.SecurityContext.RunAsUser, spec.SecurityContext.RunAsGroup))
+	}))
+	pod.Root = "/"
+	return pod
+}
+
+// tells runs the pod's worker until it has told somebody, looks at the
+// process, and stops it.
+func (b bundle) tells(t *testing.T, db *pgtest.DB, pod *manifest.Pod) {
+	t.Helper()
+	c := pod.Template.Spec.Containers[0]
+	environment, err := pod.Environment(c)
+	require.NoError(t, err)
+	cmd := b.container(t, append(environment, "TOKENALERT_HTTP_ADDRESS=127.0.0.1:0"), c.Args...)
 	stdout, writer, err := os.Pipe()
 	require.NoError(t, err)
 	defer func() { _ = stdout.Close() }()
@@ -104,8 +145,8 @@ func (b bundle) tells(t *testing.T, db *pgtest.DB) {
 	require.NoError(t, host.LogUsage(t.Context(), conn, user, org, 1000))
 	assert.Equal(t, user.String(), await(worker.EventAlertSent)["user"])
 
-	for _, path := range []string{"livez", "readyz", "metrics"} {
-		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%v/%s", port, path))
+	for _, path := range []string{c.Startup.HTTPGet.Path, c.Liveness.HTTPGet.Path, c.Readiness.HTTPGet.Path, "/metrics"} {
+		response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%v%s", port, path))
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 		assert.Equal(t, http.StatusOK, response.StatusCode, path)
@@ -151,6 +192,9 @@ func (b bundle) container(t *testing.T, env []string, args ...string) *exec.Cmd 
 	spec.Process.Args = slices.Concat(b.config.Entrypoint, args)
 	spec.Process.Env = slices.Concat(b.config.Env, env)
 	spec.Process.Capabilities = &specs.LinuxCapabilities{}
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Type: "bind", Source: filepath.Join(b.folder, "etc/tokenalert"), Destination: "/etc/tokenalert", Options: []string{"rbind", "ro"},
+	})
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
 	text, err = json.Marshal(spec)
 	require.NoError(t, err)
