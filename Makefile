@@ -87,9 +87,9 @@ quickstart: ## Type docs/quickstart.md on this machine, as root, and write the a
 picture: ## Draw docs/demo.svg, from a run of the demo
 	go run ./internal/picture docs/demo.svg
 
-# The first builder that works here. Docker knows what it builds on, and takes the
-# image's time as an argument; the others are told, and not to add their version.
-# It is the commit's time: so a commit makes one image.
+# The first builder that works here. Docker knows what it builds on, and takes a
+# time as an argument; the others are told, and not to add their own version. The
+# time is the commit's.
 IMAGE_BUILDER ?= $(or $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done),\
 	$(error no docker, podman or buildah works here))
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
@@ -103,7 +103,7 @@ image: ## Build the container image; IMAGE_FLAGS="--platform linux/arm64" for an
 
 .PHONY: image-test
 image-test: ## Build the image for amd64 and arm64, twice each, and run it (as root, with buildah and runc)
-	TEST_IMAGE=yes go test -count=1 -timeout 30m ./deploy/image
+	TEST_IMAGE=yes go test -v -count=1 -timeout 30m ./deploy/image
 
 .PHONY: manifests
 manifests: ## Have a real API server take deploy/ (needs etcd; the first time it builds that server, for minutes)

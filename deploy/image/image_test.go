@@ -32,8 +32,15 @@ func TestImage(t *testing.T) {
 		t.Skip("SKIPPED: the image takes minutes, root, buildah and runc: make image-test")
 	}
 	b := newBuilder(t)
-	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
-	for _, arch := range []string{"amd64", "arm64"} {
+	for _, platform := range []struct {
+		arch     string
+		machine  elf.Machine
+		emulator string
+	}{
+		{"amd64", elf.EM_X86_64, "qemu-x86_64-static"},
+		{"arm64", elf.EM_AARCH64, "qemu-aarch64-static"},
+	} {
+		arch := platform.arch
 		t.Run(arch, func(t *testing.T) {
 			img := b.build(t, arch)
 			assert.Equal(t, v1.Platform{OS: "linux", Architecture: arch}, img.config.Platform)
@@ -48,12 +55,14 @@ func TestImage(t *testing.T) {
 			assert.Equal(t, [2]int{0, 0}, [2]int{program.Uid, program.Gid}, "its account could change it")
 			assert.True(t, program.ModTime.Equal(epoch), "of %s", program.ModTime)
 			assert.LessOrEqual(t, program.Size, int64(maxSize))
-			stampedAndStatic(t, program.content, machines[arch])
+			stampedAndStatic(t, program.content, platform.machine)
 			t.Logf("%s, %.1f MB", img.digest, float64(program.Size)/1e6)
 
 			assert.Equal(t, img.digest, b.build(t, arch).digest, "a second build makes another image")
 			if arch == runtime.GOARCH {
 				runs(t, img.config.Config, program)
+			} else {
+				emulated(t, program, platform.emulator)
 			}
 		})
 	}

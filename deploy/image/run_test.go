@@ -52,14 +52,11 @@ func runs(t *testing.T, config v1.ImageConfig, program file) {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(b.folder, "rootfs", "tokenalert"), program.content, program.FileInfo().Mode()))
 
-	built, err := buildinfo.Read(bytes.NewReader(program.content))
-	require.NoError(t, err)
-	assert.Equal(t, fmt.Sprintf("tokenalert %s (commit %s, schema %d, %s)\n", version, commit, migrations.Version(), built.GoVersion),
-		run(t, b.container(t, nil, "version")))
+	assert.Equal(t, says(t, program), run(t, b.container(t, nil, "version")))
 	assert.Regexp(t, `(?m)^TOKENALERT_HTTP_ADDRESS *=? *:8080$`, run(t, b.container(t, nil, "run", "--print-config")))
 
 	db := pgtest.StartTCPServer(t).New(t, pgtest.Host(host.CMS))
-	_, err = db.Conn(t).Exec(t.Context(), "CREATE ROLE tokenalert LOGIN")
+	_, err := db.Conn(t).Exec(t.Context(), "CREATE ROLE tokenalert LOGIN")
 	require.NoError(t, err)
 	pod := b.pod(t, map[string]map[string]string{
 		"tokenalert-owner": {"database-url": db.TCPURL(pgtest.Owner)},
@@ -71,6 +68,26 @@ func runs(t *testing.T, config v1.ImageConfig, program file) {
 		run(t, b.container(t, environment, c.Args...))
 	}
 	b.tells(t, db, pod)
+}
+
+// emulated runs the program of an image for another machine, and no more of it.
+func emulated(t *testing.T, program file, emulator string) {
+	t.Helper()
+	qemu, err := exec.LookPath(emulator)
+	if err != nil {
+		t.Skip("SKIPPED: " + emulator + " is not here to run it (on Debian and Ubuntu: qemu-user-static)")
+	}
+	path := filepath.Join(t.TempDir(), "tokenalert")
+	require.NoError(t, os.WriteFile(path, program.content, 0o755))
+	assert.Equal(t, says(t, program), run(t, exec.CommandContext(t.Context(), qemu, path, "version")))
+}
+
+// says is what tokenalert version is to say.
+func says(t *testing.T, program file) string {
+	t.Helper()
+	built, err := buildinfo.Read(bytes.NewReader(program.content))
+	require.NoError(t, err)
+	return fmt.Sprintf("tokenalert %s (commit %s, schema %d, %s)\n", version, commit, migrations.Version(), built.GoVersion)
 }
 
 // pod reads that of deploy/base, whose accounts and ports are to be the image's,
