@@ -35,6 +35,7 @@ const buildProxy = "http://builder:build-time-password@127.0.0.1:9"
 // builder is buildah with a store of its own.
 type builder struct {
 	command []string
+	goroot  string
 	modules string // the module cache
 }
 
@@ -50,12 +51,12 @@ func newBuilder(t *testing.T) builder {
 	run(t, exec.CommandContext(t.Context(), "go", "mod", "download"))
 	env := strings.Fields(run(t, exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE", "GOROOT")))
 	require.Len(t, env, 2)
-	b.modules = env[0]
+	b.modules, b.goroot = env[0], env[1]
 	standIn := filepath.Join(t.TempDir(), "Dockerfile")
 	require.NoError(t, os.WriteFile(standIn, fmt.Appendf(nil, `FROM scratch
 ENV PATH=%s/bin:/usr/bin:/bin GOPATH=/go GOCACHE=/tmp/cache GOPROXY=off GOTOOLCHAIN=local
 WORKDIR /tmp
-`, env[1]), 0o600))
+`, b.goroot), 0o600))
 	run(t, b.buildah(t, "build", "--platform", "linux/"+runtime.GOARCH, "-t", base, "-f", standIn, filepath.Dir(standIn)))
 	return b
 }
@@ -69,7 +70,7 @@ func (b builder) buildah(t *testing.T, args ...string) *exec.Cmd {
 func (b builder) build(t *testing.T, arch string) image {
 	t.Helper()
 	flags := []string{"--platform", "linux/" + arch, "--isolation", "chroot", "--pull-never", "--no-cache", "--volume", b.modules + ":/go/pkg/mod:ro"}
-	for _, folder := range []string{"/bin", "/lib", "/lib64", "/usr", runtime.GOROOT()} {
+	for _, folder := range []string{"/bin", "/lib", "/lib64", "/usr", b.goroot} {
 		if _, err := os.Stat(folder); err == nil {
 			flags = append(flags, "--volume", folder+":"+folder+":ro")
 		}

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"syscall"
 	"testing"
@@ -176,11 +175,11 @@ func (b bundle) tells(t *testing.T, db *pgtest.DB, pod *manifest.Pod) {
 	for _, line := range []string{
 		`Uid:(\s65532){4}`, `Gid:(\s65532){4}`, `Groups:\s*`, `CapPrm:\s0+`, `CapBnd:\s0+`, `NoNewPrivs:\s1`,
 	} {
-		assert.Regexp(t, regexp.MustCompile(`(?m)^`+line+`$`), string(status))
+		assert.Regexp(t, `(?m)^`+line+`$`, string(status))
 	}
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", state.Pid))
 	require.NoError(t, err)
-	assert.Regexp(t, regexp.MustCompile(`(?m)^\d+ \d+ \S+ \S+ / ro,`), string(mounts))
+	assert.Regexp(t, `(?m)^\d+ \d+ \S+ \S+ / ro,`, string(mounts))
 
 	run(t, b.runc(t.Context(), "kill", "tokenalert", "TERM"))
 	await(worker.EventWorkerStopped)
