@@ -4,7 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -49,10 +53,60 @@ func TestAnAPIServerTakesTheManifests(t *testing.T) {
 			}
 		})
 	}
+	t.Run("as the docs say", func(t *testing.T) {
+		t.Parallel()
+		testDocs(t, c)
+	})
 	t.Run("and refuses others", func(t *testing.T) {
 		t.Parallel()
 		testRefusals(t, c)
 	})
+}
+
+var (
+	onKubernetes = regexp.MustCompile("(?ms)^## On Kubernetes$(.*?)^## ")
+	clusterBlock = regexp.MustCompile("(?ms)^```sh cluster\n(.*?)^```$")
+	// needsNodes are commands that wait for pods to run, which here none does.
+	needsNodes = regexp.MustCompile(`(?m)^kubectl (rollout status|exec) .*\n`)
+)
+
+// testDocs types what docs/operations.md says to type, each block for a cluster
+// that has seen none of the others.
+func testDocs(t *testing.T, c *cluster) {
+	docs, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	section := onKubernetes.FindSubmatch(docs)
+	require.NotNil(t, section)
+	blocks := clusterBlock.FindAllSubmatch(section[1], -1)
+	require.Len(t, blocks, 2, "two Secrets, and one")
+	kubeconfig, err := os.ReadFile(c.kubeconfig)
+	require.NoError(t, err)
+	deploy, err := filepath.Abs("..")
+	require.NoError(t, err)
+
+	for _, block := range blocks {
+		typed := needsNodes.ReplaceAllString(string(block[1]), "")
+		if !strings.Contains(typed, "create namespace") {
+			typed = "kubectl create namespace one-secret\nkubectl config set-context --current --namespace=one-secret\n" + typed
+		}
+		folder := t.TempDir()
+		require.NoError(t, os.Symlink(deploy, filepath.Join(folder, "deploy")))
+		for file, content := range map[string][]byte{
+			"kubeconfig": kubeconfig,
+			"owner-url":  []byte("postgres://platform@db.example.com/cms\n"),
+			"worker-url": []byte("postgres://tokenalert@db.example.com/cms\n"),
+		} {
+			require.NoError(t, os.WriteFile(filepath.Join(folder, file), content, 0o600))
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", typed)
+		cmd.Dir = folder
+		cmd.Env = append(os.Environ(), "KUBECONFIG=kubeconfig", "KUBECACHEDIR="+t.TempDir(),
+			"PATH="+filepath.Dir(c.path)+string(os.PathListSeparator)+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s\n%s", typed, out)
+		require.Contains(t, string(out), "deployment.apps/tokenalert serverside-applied")
+		require.NotContains(t, string(out), "Warning")
+	}
 }
 
 // testRefusals sees that what is taken without a word is not taken because
@@ -137,9 +191,6 @@ func (c *cluster) stored(t *testing.T, asked []object, in ...string) []object {
 	t.Helper()
 	list := text(t, object{"apiVersion": "v1", "kind": "List", "items": asked})
 	answer := c.kubectl(t, list, append(in, "get", "-o", "json", "-f", "-")...)
-	if len(asked) == 1 {
-		return []object{decoded[object](t, answer)}
-	}
 	return decoded[struct{ Items []object }](t, answer).Items
 }
 
