@@ -77,6 +77,7 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 	cd bench/river && go run $(LINTER) run && go mod tidy -diff
+	cd deploy/monitoring && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
 quickstart: ## Type docs/quickstart.md on this machine, as root, and write the answers
@@ -85,6 +86,22 @@ quickstart: ## Type docs/quickstart.md on this machine, as root, and write the a
 .PHONY: picture
 picture: ## Draw docs/demo.svg, from a run of the demo
 	go run ./internal/picture docs/demo.svg
+
+# Without what would discover targets, which takes most of the time to build.
+PROMTOOL := GOFLAGS=-tags=remove_all_sd go tool promtool
+.PHONY: rules
+rules: ## Check the alert rules and the dashboard, and try each rule (promtool)
+	cd deploy/monitoring && $(PROMTOOL) check rules --lint=all --lint-fatal ../components/monitoring/rules.yaml
+	cd deploy/monitoring && $(PROMTOOL) test rules ../components/monitoring/rules.test.yaml
+	cd deploy/monitoring && go test .
+
+.PHONY: rules-update
+rules-update: ## Make the operator's form of the alert rules
+	cd deploy/monitoring && go test . -run TestPrometheusRule -update
+
+.PHONY: dashboard
+dashboard: ## Draw docs/dashboard.svg, from a run that a real Prometheus scrapes
+	cd deploy/monitoring && go run ./picture ../components/monitoring/dashboard.json ../../docs/dashboard.svg
 
 .PHONY: image
 image: ## Build the container image
