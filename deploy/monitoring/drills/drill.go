@@ -53,6 +53,9 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 	if err := d.strike(ctx, s); err != nil {
 		return r, fmt.Errorf("make the fault: %w", err)
 	}
+	if err := s.exhaust(ctx, s.during); err != nil {
+		return r, fmt.Errorf("the host: %w", err)
+	}
 	if err := until(ctx, d.alert+" fires", func(ctx context.Context) (bool, error) {
 		firing, err := s.firing(ctx)
 		a, fires := firing[d.alert]
@@ -104,7 +107,7 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 		return r, err
 	}
 	r.resolved = time.Since(began)
-	if err := s.endTraffic(); err != nil {
+	if err := errors.Join(s.exhaust(ctx, s.after), s.endTraffic()); err != nil {
 		return r, fmt.Errorf("the host: %w", err)
 	}
 	if err := s.audit(ctx); err != nil {
@@ -168,16 +171,13 @@ func commands(text string) int {
 }
 
 // shell types a block into a shell in which the variables of docs/runbooks/README.md
-// are set, and kubectl has no cluster: it prints the workers' logs, and nothing else.
+// are set. kubectl has no cluster there: it prints the workers' logs, and nothing
+// else. jq is the one written in Go.
 func (s *site) shell(ctx context.Context, text string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	bin := filepath.Join(s.directory, "bin")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return "", err
-	}
-	kubectl := "#!/bin/sh\n" + `case "$*" in logs*' -c tokenalert '*) cat "` + s.directory + `"/tokenalert-*.log ;; *) echo needs a cluster ;; esac` + "\n"
-	if err := os.WriteFile(filepath.Join(bin, "kubectl"), []byte(kubectl), 0o755); err != nil {
+	bin, err := s.bin()
+	if err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", preamble+text)
@@ -191,4 +191,21 @@ func (s *site) shell(ctx context.Context, text string) (string, error) {
 		err = errors.New("a command is used wrongly")
 	}
 	return string(out), err
+}
+
+// bin is the folder with that kubectl and that jq.
+func (s *site) bin() (string, error) {
+	bin := filepath.Join(s.directory, "bin")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	kubectl := "#!/bin/sh\n" + `case "$*" in logs*' -c tokenalert '*) cat "` + s.directory + `"/tokenalert-*.log ;; *) echo needs a cluster ;; esac` + "\n"
+	return bin, errors.Join(os.Symlink(self, filepath.Join(bin, "jq")), os.WriteFile(filepath.Join(bin, "kubectl"), []byte(kubectl), 0o755))
 }

@@ -8,8 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/common/model"
-
-	"tokenalert/internal/demo"
 )
 
 // connections is what the server of the drill that uses them up allows.
@@ -76,12 +74,10 @@ var drills = []drill{
 	{
 		alert: "TokenalertUsersSetAside", fault: "a constraint of the host refuses a user's notification",
 		strike: func(ctx context.Context, s *site) error {
-			user := s.platform.Users[0]
-			s.variables = append(s.variables, "USER_ID="+user.String(), "CONSTRAINT=no_dots")
-			return execute(ctx, s.owner, fmt.Sprintf("ALTER TABLE notifications ADD CONSTRAINT no_dots CHECK (user_id <> '%s')", user),
-				fmt.Sprintf("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) VALUES ('%s', '%s', %d)", user, s.platform.Organization, demo.Limit))
+			s.variables = append(s.variables, "USER_ID="+s.during.String(), "CONSTRAINT=of_the_host")
+			return execute(ctx, s.owner, fmt.Sprintf("ALTER TABLE notifications ADD CONSTRAINT of_the_host CHECK (user_id <> '%s')", s.during))
 		},
-		says: []string{"23514", "no_dots", "1 user set aside"},
+		says: []string{"23514", "of_the_host", "1 user set aside"},
 	},
 	{
 		alert: "TokenalertDatabaseNearRefusal", fault: "an application leaks connections",

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/itchyny/gojq/cli"
 	"golang.org/x/sync/errgroup"
 
 	"tokenalert/deploy/monitoring/prometheus"
@@ -30,6 +31,9 @@ import (
 const atOnce = 3
 
 func main() {
+	if filepath.Base(os.Args[0]) == "jq" { // a link to this program, made by shell
+		os.Exit(cli.Run())
+	}
 	only := flag.String("run", "", "try the runbook of this `alert` alone")
 	keep := flag.String("keep", "", "leave logs, and what the commands answered, in this `directory`")
 	write := flag.String("write", "", "write what was tried into this `page`")
