@@ -81,10 +81,10 @@ func TestRunbooksNameWhatExists(t *testing.T) {
 				require.Contains(t, events, event[1], name)
 				fields = append(fields, events[event[1]]...)
 			}
-			shown := regexp.MustCompile(`\{([^}]*)\}'`).FindStringSubmatch(line)
-			require.NotNil(t, shown, line)
-			for field := range strings.SplitSeq(shown[1], ", ") {
-				assert.Contains(t, fields, field, "%s: no such field in\n%s", name, line)
+			_, shown, found := strings.Cut(line, ") | [")
+			require.True(t, found, line)
+			for _, field := range regexp.MustCompile(`\.(\w+)`).FindAllStringSubmatch(shown, -1) {
+				assert.Contains(t, fields, field[1], "%s: no such field in\n%s", name, line)
 			}
 		}
 		for _, code := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(string(text), -1) {

@@ -129,21 +129,25 @@ func (s *site) keepOn(ctx context.Context, sql string) error {
 	return nil
 }
 
-// leak opens sessions until the server allows only three more.
+// leak opens sessions of the host's until the server allows only three more.
 func leak(ctx context.Context, s *site) error {
-	for {
-		var free int
+	admin, err := pgx.Connect(ctx, s.admin) // who sees what the other sessions are
+	if err != nil {
+		return err
+	}
+	defer func() { _ = admin.Close(context.WithoutCancel(ctx)) }()
+	for free := connections; free > 3; {
 		conn, err := pgx.Connect(ctx, s.owner+"&application_name=leaky")
 		if err != nil {
 			return err
 		}
 		s.undo = append(s.undo, func() { _ = conn.Close(context.Background()) })
-		err = conn.QueryRow(ctx, `SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)
-			FROM pg_stat_activity WHERE backend_type = 'client backend'`).Scan(&free)
-		if err != nil || free <= 3 {
+		if err := admin.QueryRow(ctx, `SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)
+			FROM pg_stat_activity WHERE backend_type = 'client backend'`).Scan(&free); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // splitBrain promotes a standby beside its primary. The host goes over to the

@@ -28,7 +28,7 @@ import (
 )
 
 // atOnce is how many drills are played at the same time: they wait, mostly.
-const atOnce = 3
+const atOnce = 5
 
 func main() {
 	if filepath.Base(os.Args[0]) == "jq" { // a link to this program, made by shell
