@@ -138,6 +138,6 @@ func assertIsACommand(t *testing.T, typed, page string) {
 	if err == nil {
 		err = command.ValidateArgs(command.Flags().Args())
 	}
-	assert.NoError(t, err, "%s: tokenalert %s", page, typed)
+	require.NoError(t, err, "%s: tokenalert %s", page, typed)
 	assert.True(t, command.HasParent(), "%s: tokenalert %s", page, typed)
 }

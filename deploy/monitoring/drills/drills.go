@@ -167,7 +167,7 @@ func splitBrain(ctx context.Context, s *site) error {
 	old := s.connStrings
 	s.connStrings = stringsOf(standby)
 	s.variables = append(s.variables, "OLD_ADMIN_DATABASE_URL="+old.admin)
-	if err := s.writeSecret(s.connStrings.worker); err != nil {
+	if err := s.writeSecret(s.worker); err != nil {
 		return err
 	}
 	s.startTraffic(ctx, s.owner)

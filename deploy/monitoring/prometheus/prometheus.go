@@ -144,7 +144,7 @@ var listening = regexp.MustCompile(`msg="Listening on".* address=(\S+)`)
 
 // start starts the process and learns from its log where it listens.
 func (s *Server) start(ctx context.Context, binary string) error {
-	cmd := exec.Command(binary, "--config.file="+s.path("prometheus.yml"), "--storage.tsdb.path="+s.path("data"), //nolint:gosec // built from the module
+	cmd := exec.Command(binary, "--config.file="+s.path("prometheus.yml"), "--storage.tsdb.path="+s.path("data"),
 		"--web.listen-address=127.0.0.1:0")
 	cmd.Dir = s.directory
 	log, into := io.Pipe()
