@@ -100,6 +100,10 @@ rules: ## Check the alert rules and the dashboard, and try each rule (promtool)
 rules-update: ## Make the operator's form of the alert rules
 	cd deploy/monitoring && go test . -run TestPrometheusRule -update
 
+.PHONY: runbooks
+runbooks: ## Make each fault, see its alert fire, follow its runbook, see it resolved
+	cd deploy/monitoring && go test ./drills && go run ./drills -write ../../docs/runbooks/README.md
+
 .PHONY: dashboard
 dashboard: ## Draw docs/dashboard.svg, from a run that a real Prometheus scrapes
 	cd deploy/monitoring && go run ./picture ../components/monitoring/dashboard.json ../../docs/dashboard.svg
