@@ -100,13 +100,31 @@ rules: ## Check the alert rules and the dashboard, and try each rule (promtool)
 rules-update: ## Make the operator's form of the alert rules
 	cd deploy/monitoring && go test . -run TestPrometheusRule -update
 
+.PHONY: runbooks
+runbooks: ## Make each fault, see its alert fire, follow its runbook, see it resolved
+	cd deploy/monitoring && go test ./drills && go run ./drills -write ../../docs/runbooks/README.md
+
 .PHONY: dashboard
 dashboard: ## Draw docs/dashboard.svg, from a run that a real Prometheus scrapes
 	cd deploy/monitoring && go run ./picture ../components/monitoring/dashboard.json ../../docs/dashboard.svg
 
+# The first builder that works here. Docker knows what it builds on, and takes a
+# time as an argument; the others are told, and not to add their own version. The
+# time is the commit's.
+IMAGE_BUILDER ?= $(or $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done),\
+	$(error no docker, podman or buildah works here))
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+for_docker = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+for_others = --timestamp $(SOURCE_DATE_EPOCH) --identity-label=false \
+	--build-arg BUILDPLATFORM=linux/$(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
 .PHONY: image
-image: ## Build the container image
-	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .
+image: ## Build the container image; IMAGE_FLAGS="--platform linux/arm64" for another
+	$(IMAGE_BUILDER) build $(if $(filter docker,$(IMAGE_BUILDER)),$(for_docker),$(for_others)) \
+		--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(or $(COMMIT),unknown) -t tokenalert:$(VERSION) $(IMAGE_FLAGS) .
+
+.PHONY: image-test
+image-test: ## Build the image for amd64 and arm64, twice each, and run it (as root, with buildah and runc)
+	TEST_IMAGE=yes go test -v -count=1 -timeout 30m ./deploy/image
 
 .PHONY: manifests
 manifests: ## Have a real API server take deploy/ (needs etcd; the first time it builds that server, for minutes)

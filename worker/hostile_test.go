@@ -198,3 +198,21 @@ func TestPoisonStopsNobody(t *testing.T) {
 		w.assertToldOnce(user, 80, 90)
 	}
 }
+
+// Whoever was set aside is tried when a correction asks for it, as the doctor has
+// the owner do once the data is good, and need not use anything for it.
+func TestWhoIsSetAsideIsTriedWhenAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	poison, good := w.user(1000), w.user(1000)
+	w.ownerExec("ALTER TABLE notifications ADD CONSTRAINT refuse CHECK (user_id <> '" + poison.String() + "')")
+	r := w.start()
+	r.asleep()
+	w.use(poison, 950)
+	r.await(worker.EventUserSetAside)
+	w.ownerExec("ALTER TABLE notifications DROP CONSTRAINT refuse")
+	w.ownerExec("UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside'")
+	w.use(good, 1) // which wakes the worker
+	w.eventually(func() bool { return len(w.notifications(poison)) > 0 }, "not told")
+	w.assertToldOnce(poison, 80, 90)
+}

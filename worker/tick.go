@@ -143,15 +143,17 @@ func (l *loop) beatMeanwhile() func() {
 	return func() { done(); <-finished }
 }
 
-// withoutAside leaves out who was set aside, until their retry is due: they
-// keep their marks, so nothing is lost, and they fail no tick.
+// withoutAside leaves out who was set aside and uses more meanwhile, until their
+// retry is due: they keep their marks, so nothing is lost, and they fail no tick.
+// A correction that is due is not left out: it is used up, and may be what mends
+// the data, or the retry itself, which the owner can have come sooner.
 func (l *loop) withoutAside(now time.Time, candidates []store.Candidate) []store.Candidate {
 	if len(l.aside) == 0 {
 		return candidates
 	}
 	return slices.DeleteFunc(candidates, func(c store.Candidate) bool {
 		until, ok := l.aside[c.UserID]
-		if ok && !now.Before(until) {
+		if ok && (c.Newest == nil || !now.Before(until)) {
 			delete(l.aside, c.UserID)
 			ok = false
 		}

@@ -33,6 +33,10 @@ type Strategy struct {
 
 // PodSpec is a pod's.
 type PodSpec struct {
+	SecurityContext struct {
+		RunAsUser  int `yaml:"runAsUser"`
+		RunAsGroup int `yaml:"runAsGroup"`
+	} `yaml:"securityContext"`
 	InitContainers                []Container `yaml:"initContainers"`
 	Containers                    []Container `yaml:"containers"`
 	TerminationGracePeriodSeconds int         `yaml:"terminationGracePeriodSeconds"`
@@ -47,6 +51,9 @@ type Container struct {
 	EnvFrom []Source   `yaml:"envFrom"`
 	Env     []Variable `yaml:"env"`
 	Mounts  []Mount    `yaml:"volumeMounts"`
+	Ports   []struct {
+		ContainerPort int `yaml:"containerPort"`
+	} `yaml:"ports"`
 
 	Resources struct {
 		Limits map[string]string `yaml:"limits"`

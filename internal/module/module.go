@@ -11,13 +11,14 @@ import (
 	"strings"
 )
 
-// Root is the folder of the module that the current folder is in.
+// Root is the folder of this module. The current folder is in it, or in a module
+// that requires it.
 func Root(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "tokenalert").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}
-	return filepath.Dir(strings.TrimSpace(string(out))), nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 // Build compiles tokenalert from this tree, with flags of go build besides.
