@@ -94,7 +94,7 @@ PROMTOOL := GOFLAGS=-tags=remove_all_sd go tool promtool
 rules: ## Check the alert rules and the dashboard, and try each rule (promtool)
 	cd deploy/monitoring && $(PROMTOOL) check rules --lint=all --lint-fatal ../components/monitoring/rules.yaml
 	cd deploy/monitoring && $(PROMTOOL) test rules ../components/monitoring/rules.test.yaml
-	cd deploy/monitoring && go test .
+	cd deploy/monitoring && go test . ./prometheus
 
 .PHONY: rules-update
 rules-update: ## Make the operator's form of the alert rules

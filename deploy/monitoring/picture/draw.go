@@ -47,7 +47,7 @@ func draw(d *dashboard.Dashboard, answers []answer, p played) string {
 	s.p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11" fill="#262626">`, 24*column+2*padding, pageTop+rows*row+padding)
 	s.p(`<rect width="100%%" height="100%%" fill="#f5f5f5"/>`)
 	s.text(2*padding, 26, "start", `font-size="16" font-weight="bold"`, d.Title)
-	s.text(24*column, 26, "end", `fill="#737373"`, fmt.Sprintf("%s, %s; dashed: the leader was killed", p.begin.UTC().Format("2006-01-02"), brief(p.end.Sub(p.begin).Seconds(), "s")))
+	s.text(24*column, 26, "end", `fill="#737373"`, p.begin.UTC().Format("2006-01-02")+"; dashed: the leader was killed")
 	for i, panel := range d.Panels {
 		box := box{
 			float64(padding + panel.Place.X*column + 2), float64(pageTop + panel.Place.Y*row + 2),
