@@ -143,7 +143,7 @@ func leak(ctx context.Context, s *site) error {
 		}
 		s.undo = append(s.undo, func() { _ = conn.Close(context.Background()) })
 		if err := admin.QueryRow(ctx, `SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)
-			FROM pg_stat_activity WHERE backend_type = 'client backend'`).Scan(&free); err != nil {
+			FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`).Scan(&free); err != nil {
 			return err
 		}
 	}
