@@ -61,9 +61,9 @@ func TestRunbooksNameWhatExists(t *testing.T) {
 			book, err := runbook.Read(file)
 			require.NoError(t, err)
 			for _, section := range []string{"Diagnosis", "Mitigation"} {
-				assert.NotEmpty(t, book.Blocks[section], "%s: %s has no commands", name, section)
+				assert.NotEmpty(t, book[section], "%s: %s has no commands", name, section)
 			}
-			for _, b := range slices.Concat(book.Blocks["Diagnosis"], book.Blocks["Mitigation"]) {
+			for _, b := range slices.Concat(book["Diagnosis"], book["Mitigation"]) {
 				if b.Language != "promql" {
 					continue
 				}

@@ -16,11 +16,8 @@ var Sections = []string{"Meaning", "Impact", "Diagnosis", "Mitigation"}
 // on each line where it is promql.
 type Block struct{ Language, Text string }
 
-// A Runbook has the blocks of each section.
-type Runbook struct {
-	Text   string
-	Blocks map[string][]Block
-}
+// A Runbook is the blocks of each section, by its name.
+type Runbook map[string][]Block
 
 var (
 	section = regexp.MustCompile(`(?m)^## (.*)$`)
@@ -28,22 +25,22 @@ var (
 )
 
 // Read reads a page. It is an error where its sections are not those of Sections.
-func Read(file string) (*Runbook, error) {
+func Read(file string) (Runbook, error) {
 	text, err := os.ReadFile(file) //nolint:gosec // a page of this tree
 	if err != nil {
 		return nil, err
 	}
-	r := &Runbook{Text: string(text), Blocks: map[string][]Block{}}
+	r := Runbook{}
 	var names []string
-	found := section.FindAllStringSubmatchIndex(r.Text, -1)
+	found := section.FindAllSubmatchIndex(text, -1)
 	for i, at := range found {
-		name, end := r.Text[at[2]:at[3]], len(r.Text)
+		name, end := string(text[at[2]:at[3]]), len(text)
 		if i+1 < len(found) {
 			end = found[i+1][0]
 		}
 		names = append(names, name)
-		for _, block := range fenced.FindAllStringSubmatch(r.Text[at[1]:end], -1) {
-			r.Blocks[name] = append(r.Blocks[name], Block{Language: block[1], Text: block[2]})
+		for _, block := range fenced.FindAllSubmatch(text[at[1]:end], -1) {
+			r[name] = append(r[name], Block{Language: string(block[1]), Text: string(block[2])})
 		}
 	}
 	if !slices.Equal(names, Sections) {

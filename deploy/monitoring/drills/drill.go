@@ -68,7 +68,7 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 	}
 	r.fired = time.Since(began)
 
-	answers, err := s.follow(ctx, book.Blocks["Diagnosis"], &r)
+	answers, err := s.follow(ctx, preamble, book["Diagnosis"], &r)
 	if err != nil {
 		return r, fmt.Errorf("diagnosis: %w", err)
 	}
@@ -91,7 +91,7 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 		return r, errors.New("the alert was resolved before anything was done")
 	}
 
-	if _, err := s.follow(ctx, book.Blocks["Mitigation"], &r); err != nil {
+	if _, err := s.follow(ctx, "", book["Mitigation"], &r); err != nil {
 		return r, fmt.Errorf("mitigation: %w", err)
 	}
 	if d.cluster != nil {
@@ -125,9 +125,9 @@ func (d *drill) page(root string) string {
 const preamble = `tokenalert() { command tokenalert "$@" || [ $? -le 2 ]; }
 `
 
-// follow runs the commands and the queries of a section, and returns what they
-// answered.
-func (s *site) follow(ctx context.Context, blocks []runbook.Block, r *result) (string, error) {
+// follow runs the commands of a section, in a shell that has been told what is
+// before, and the queries, and returns what they answered.
+func (s *site) follow(ctx context.Context, before string, blocks []runbook.Block, r *result) (string, error) {
 	var answers strings.Builder
 	for _, b := range blocks {
 		switch b.Language {
@@ -141,7 +141,7 @@ func (s *site) follow(ctx context.Context, blocks []runbook.Block, r *result) (s
 				r.commands++
 			}
 		case "sh":
-			answer, err := s.shell(ctx, b.Text)
+			answer, err := s.shell(ctx, before+b.Text)
 			if err != nil {
 				return "", fmt.Errorf("%w:\n%s%s", err, b.Text, answer)
 			}
@@ -180,7 +180,7 @@ func (s *site) shell(ctx context.Context, text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", preamble+text)
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", text)
 	cmd.Dir = s.tools.root
 	cmd.Env = slices.Concat(s.environment(), s.variables, []string{
 		"PATH=" + bin + ":" + filepath.Dir(s.tools.tokenalert) + ":" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),

@@ -298,7 +298,7 @@ func until(ctx context.Context, what string, is func(context.Context) (bool, err
 		switch {
 		case err != nil && ctx.Err() == nil:
 			return fmt.Errorf("until %s: %w", what, err)
-		case so:
+		case err == nil && so:
 			return nil
 		}
 		select {
