@@ -77,6 +77,7 @@ lint: ## Run the linters, check the format and go.mod
 	go run $(LINTER) run
 	go mod tidy -diff
 	cd bench/river && go run $(LINTER) run && go mod tidy -diff
+	cd deploy/validate && go run $(LINTER) run && go mod tidy -diff
 	cd deploy/monitoring && go run $(LINTER) run && go mod tidy -diff
 
 .PHONY: quickstart
@@ -93,7 +94,7 @@ PROMTOOL := GOFLAGS=-tags=remove_all_sd go tool promtool
 rules: ## Check the alert rules and the dashboard, and try each rule (promtool)
 	cd deploy/monitoring && $(PROMTOOL) check rules --lint=all --lint-fatal ../components/monitoring/rules.yaml
 	cd deploy/monitoring && $(PROMTOOL) test rules ../components/monitoring/rules.test.yaml
-	cd deploy/monitoring && go test .
+	cd deploy/monitoring && go test . ./prometheus
 
 .PHONY: rules-update
 rules-update: ## Make the operator's form of the alert rules
@@ -107,9 +108,27 @@ runbooks: ## Make each fault, see its alert fire, follow its runbook, see it res
 dashboard: ## Draw docs/dashboard.svg, from a run that a real Prometheus scrapes
 	cd deploy/monitoring && go run ./picture ../components/monitoring/dashboard.json ../../docs/dashboard.svg
 
+# The first builder that works here. Docker knows what it builds on, and takes a
+# time as an argument; the others are told, and not to add their own version. The
+# time is the commit's.
+IMAGE_BUILDER ?= $(or $(shell for b in docker podman buildah; do $$b info >/dev/null 2>&1 && echo $$b && break; done),\
+	$(error no docker, podman or buildah works here))
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+for_docker = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+for_others = --timestamp $(SOURCE_DATE_EPOCH) --identity-label=false \
+	--build-arg BUILDPLATFORM=linux/$(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
 .PHONY: image
-image: ## Build the container image
-	docker build --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) -t tokenalert:$(VERSION) .
+image: ## Build the container image; IMAGE_FLAGS="--platform linux/arm64" for another
+	$(IMAGE_BUILDER) build $(if $(filter docker,$(IMAGE_BUILDER)),$(for_docker),$(for_others)) \
+		--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(or $(COMMIT),unknown) -t tokenalert:$(VERSION) $(IMAGE_FLAGS) .
+
+.PHONY: image-test
+image-test: ## Build the image for amd64 and arm64, twice each, and run it (as root, with buildah and runc)
+	TEST_IMAGE=yes go test -v -count=1 -timeout 30m ./deploy/image
+
+.PHONY: manifests
+manifests: ## Have a real API server take deploy/ (needs etcd; the first time it builds that server, for minutes)
+	cd deploy/validate && go test -count=1 -timeout 40m ./...
 
 .PHONY: clean
 clean: ## Remove what the build made

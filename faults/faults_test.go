@@ -7,11 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/faults/lane"
+	"tokenalert/faults/line"
+	"tokenalert/faults/plan"
+	"tokenalert/internal/manifest"
 	"tokenalert/internal/module"
 )
 
@@ -69,6 +73,30 @@ func TestARunGoesOnWhereItWas(t *testing.T) {
 	require.ErrorContains(t, other.prepare(t.Context(), false), "another binary")
 	require.NoError(t, other.prepare(t.Context(), true))
 	assert.Zero(t, other.counted)
+}
+
+// The node of the leader is lost: what comes from it, and to it, vanishes. Under
+// the settings of the pods in deploy/base the other pod takes the lead within the
+// bound that make faults-recovery holds it to, and nobody is told twice.
+func TestALostNodesLeadIsTaken(t *testing.T) {
+	if fault := line.NamespaceFault(); fault != "" {
+		t.Skip("SKIPPED: " + fault)
+	}
+	d, err := manifest.Read("../deploy/base")
+	require.NoError(t, err)
+	var settings []string
+	for name, value := range d.ConfigMaps["tokenalert"] {
+		settings = append(settings, name+"="+value)
+	}
+	directory := t.TempDir()
+	binary, err := buildInto(t.Context(), directory)
+	require.NoError(t, err)
+	at, err := lane.New(t.Context(), lane.Options{Binary: binary, Directory: directory, BinDir: os.Getenv("PGTEST_BIN"), Settings: settings})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, at.Close()) })
+	took, err := at.Recover(t.Context(), plan.Drop, lane.Awake, 1, func(d time.Duration) { t.Log("who crossed waited at most", d) })
+	require.NoError(t, err)
+	assert.Less(t, took[0], leaseRecovery)
 }
 
 // Each mutation still applies to the sources.

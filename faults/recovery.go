@@ -14,6 +14,9 @@ import (
 	"tokenalert/faults/plan"
 )
 
+// leaseRecovery bounds a recovery that takes the lease.
+const leaseRecovery = 15 * time.Second
+
 // recoveries are the faults whose recovery is measured, and within what it must
 // be.
 var recoveries = []struct {
@@ -25,9 +28,9 @@ var recoveries = []struct {
 	{plan.Stop, "graceful hand-over (SIGTERM)", 500 * time.Millisecond, false},
 	{plan.Kill, "killed (SIGKILL)", 2 * time.Second, false},
 	{plan.Crash, "PostgreSQL restarted, once it accepts", 2 * time.Second, false},
-	{plan.Freeze, "frozen (SIGSTOP)", 15 * time.Second, true},
-	{plan.Drop, "partitioned, both ways", 15 * time.Second, true},
-	{plan.DropBack, "partitioned, one way", 15 * time.Second, true},
+	{plan.Freeze, "frozen (SIGSTOP)", leaseRecovery, true},
+	{plan.Drop, "partitioned, both ways", leaseRecovery, true},
+	{plan.DropBack, "partitioned, one way", leaseRecovery, true},
 }
 
 func newRecovery() *cobra.Command {

@@ -14,7 +14,7 @@ CREATE TABLE tokenalert.ticks (
     worker            text        NOT NULL,
     started_at        timestamptz NOT NULL
 );
-COMMENT ON TABLE tokenalert.ticks IS 'One row per tick, kept for a week. The newest names, as a snapshot, exactly the transactions that have been counted.';
+COMMENT ON TABLE tokenalert.ticks IS 'One row per tick, kept for TOKENALERT_TICK_RETENTION. The newest names, as a snapshot, exactly the transactions that have been counted.';
 
 -- Running totals. Updates change no indexed column and the pages keep room for
 -- them, so that they stay HOT.

@@ -19,9 +19,9 @@ import (
 
 var update = flag.Bool("update", false, "write the plans in testdata/plans")
 
-// asEmpty are the statements whose plan is another one where their tables were
-// empty as it was made, and why that may be.
-var asEmpty = map[string]string{
+// asSmall are the statements whose plan is another one where their tables were
+// empty, or nearly so, as it was made, and why that may be.
+var asSmall = map[string]string{
 	"pollWindow":  "it runs without the tick's settings, so an empty table is read in full; autovacuum's first ANALYZE has it planned anew",
 	"commitTimes": "as the poll",
 	"writeDecisions": "an empty usage_periods may be read in full to set the marks of 250 users at most; " +
@@ -32,6 +32,14 @@ var asEmpty = map[string]string{
 // are stale, or because a table has grown.
 func TestPlansDoNotChange(t *testing.T) {
 	t.Parallel()
+	t.Run("begun empty", func(t *testing.T) { t.Parallel(); plansDoNotChange(t, 0) })
+	// As after migrating: no row has a transaction id, so the index of these seems to
+	// have nothing in it, and to cost nothing. So it is until a tenth of the table is new.
+	t.Run("begun with rows from before", func(t *testing.T) { t.Parallel(); plansDoNotChange(t, 100) })
+}
+
+func plansDoNotChange(t *testing.T, before int) {
+	t.Helper()
 	c := newCounter(t, host.CMS)
 	tables := []string{
 		"users", "ai_usage_logs", "notifications", "token_limit_alerts",
@@ -43,19 +51,24 @@ func TestPlansDoNotChange(t *testing.T) {
 	analyze := func() { c.exec("ANALYZE " + strings.Join(tables, ", ")) }
 	for _, state := range []struct {
 		name  string
-		empty bool
+		small bool
 		enter func()
 	}{
-		{"empty, statistics never gathered", true, func() {}},
-		{"empty, statistics fresh", true, analyze},
-		{"large, statistics those of empty tables", false, func() { c.fill(1000, 20) }},
+		{"small, statistics never gathered", true, func() {
+			c.exec(`INSERT INTO users (organization_id, email, password_hash, full_name, monthly_token_limit)
+				SELECT $1, n || '@example.com', 'none', 'Ada Example', 100 FROM generate_series(1, $2::integer) AS n`, c.org, before)
+			c.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, created_at, xact_id)
+				SELECT id, organization_id, 3, now() - n * interval '3 days', NULL FROM users, generate_series(0, 19) AS n`)
+		}},
+		{"small, statistics fresh", true, analyze},
+		{"large, statistics those of small tables", false, func() { c.fill(1000, 20) }},
 		{"large, statistics fresh", false, analyze},
 	} {
 		state.enter()
 		plans, err := c.store.PlansOfATick(t.Context(), store.Window)
 		require.NoError(t, err)
 		for _, statement := range slices.Sorted(maps.Keys(plans)) {
-			if state.empty && asEmpty[statement] != "" {
+			if state.small && asSmall[statement] != "" {
 				continue
 			}
 			got := strings.Join(shape(parsePlan(t, plans[statement])), "\n") + "\n"
@@ -65,7 +78,7 @@ func TestPlansDoNotChange(t *testing.T) {
 			}
 			want, err := os.ReadFile(file)
 			require.NoError(t, err)
-			assert.Equal(t, string(want), got, "%s: %s: go test ./store -run %s -update, where the new plan is as good", statement, state.name, t.Name())
+			assert.Equal(t, string(want), got, "%s: %s: go test ./store -run TestPlansDoNotChange -update, where the new plan is as good", statement, state.name)
 		}
 	}
 }

@@ -58,15 +58,20 @@ func (m *Migrator) Close() { m.store.Close() }
 
 // Up brings the schema to this binary's version. Run again, it changes nothing
 // but what is broken: privileges lost in a restore, an invalid index, a chain
-// from another cluster.
+// from another cluster. A schema that is one version ahead it leaves as it is, so
+// that a Deployment that migrates as it starts may be rolled back.
 func (m *Migrator) Up(ctx context.Context) error {
 	return m.locked(ctx, func(conn *pgx.Conn) error {
 		installed, err := schemaVersion(ctx, conn)
 		if err != nil {
 			return err
 		}
-		if installed > migrations.Version() {
-			return fmt.Errorf("%w: the database has version %d, which this binary (%d) does not know; run a newer one", ErrSchema, installed, migrations.Version())
+		switch want := migrations.Version(); {
+		case installed > want+1:
+			return fmt.Errorf("%w: the database has version %d, which this binary (%d) does not know; run a newer one", ErrSchema, installed, want)
+		case installed > want: // what the newer binary has made, it repairs
+			m.say("the schema is one version ahead of this binary, which runs on it; nothing was changed")
+			return nil
 		}
 		if err := m.preflight(ctx, conn, installed); err != nil {
 			return err

@@ -97,7 +97,7 @@ func inUTC(types *pgtype.Map) {
 }
 
 // closeWithin bounds how long Close waits.
-const closeWithin = 2 * time.Second
+const closeWithin = time.Second
 
 // Close closes the pool, waiting for connections in use, and not for a server
 // that does not answer: pgx goes on asking one for 15 s to cancel what it left

@@ -44,7 +44,8 @@ const (
 	// EventSettingsDiffer is written by a follower for each setting that is not the one in force.
 	EventSettingsDiffer EventName = "settings.differ"
 
-	// EventTickCompleted is written after the commit of a tick that found work.
+	// EventTickCompleted is written after the commit of a tick that found work, and
+	// after one that found none where the one before was thought to have left some.
 	EventTickCompleted EventName = "tick.completed"
 	// EventTickFailed is written when an error rolled a tick back.
 	EventTickFailed EventName = "tick.failed"
@@ -127,7 +128,7 @@ var Events = []EventDoc{
 	{EventDatabaseConnected, levelInfo, "The database answers, is a primary and has a schema that this binary runs on.", []string{"server_version", "schema_version"}},
 	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions), `shared_session` (a pooler hands the session of the lead to others: set `TOKENALERT_LISTEN_URL` to the server's own address).", []string{"reason", "sqlstate", "error"}},
 
-	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks.", []string{"waited_ms"}},
+	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks, by its settings.", []string{"waited_ms", "thresholds", "time_zone", "bell"}},
 	{EventLeaderLost, levelWarn, "The lead's connection failed: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},
 	{EventLeaderReleased, levelInfo, "The lead was given up on purpose, and the waiting workers were told.", []string{"led_ms"}},
 	{EventFollowerWaiting, levelInfo, "Another worker leads; this one is healthy and waits.", nil},
@@ -135,7 +136,7 @@ var Events = []EventDoc{
 	{EventSettingsChanged, levelInfo, "The new leader put a setting in force that differs from the one before.", []string{"setting", "before", "after"}},
 	{EventSettingsDiffer, levelWarn, "This follower is configured otherwise than what is in force: taking the lead, it would change that. Give all replicas the same settings.", []string{"setting", "configured", "in_force"}},
 
-	{EventTickCompleted, []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel}, "What had committed is counted. Debug for a `window` tick without alerts, of which there may be hundreds a second; info otherwise.", []string{"tick", "kind", "rows", "users", "alerts", "recounts", "undecided", "bounded", "duration_ms", "behind_ms"}},
+	{EventTickCompleted, []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel}, "What had committed is counted. Debug for a `window` tick without alerts, of which there may be hundreds a second; info otherwise, and while rows are left to the next tick, up to the first that leaves none.", []string{"tick", "kind", "rows", "users", "alerts", "recounts", "undecided", "bounded", "duration_ms", "behind_ms"}},
 	{EventTickFailed, levelWarn, "A tick was rolled back, having written nothing, and is done again after a pause.", []string{"kind", "sqlstate", "error", "retry_ms"}},
 	{EventTickCollided, levelWarn, "Another worker wrote this tick first; ours was rolled back. Expected once or twice while the lead moves; repeated, two workers lead.", []string{"retry_ms"}},
 	{EventTickRewritten, levelInfo, "`ai_usage_logs` was truncated or rewritten between the tick's snapshot and its read; ours was rolled back, and the next one is a full count.", nil},
@@ -178,6 +179,7 @@ var EventFields = []FieldDoc{
 	{"armed_until", "the time at which the bell falls silent unless renewed"},
 	{"before", "the value that was in force"},
 	{"behind_ms", "age of the oldest commit that the tick left uncounted, 0 when none, in milliseconds"},
+	{"bell", "`TOKENALERT_BELL`"},
 	{"bounded", "whether the tick ended earlier than now, leaving rows to the next"},
 	{"commit", "the commit that the binary was built from"},
 	{"configured", "the value that this worker is configured with"},
@@ -214,8 +216,10 @@ var EventFields = []FieldDoc{
 	{"since", "the time from which the lines were counted"},
 	{"sqlstate", "PostgreSQL's error code, where the error is PostgreSQL's"},
 	{"threshold", "the threshold that was crossed, in percent"},
+	{"thresholds", "`TOKENALERT_THRESHOLDS`"},
 	{"tick", "number of the tick in the chain"},
 	{"ticks", "ticks deleted"},
+	{"time_zone", "`TOKENALERT_TIME_ZONE`"},
 	{"times", "lines counted and not written; the first, which was written, is not among them"},
 	{"undecided", "users and periods left to the next ticks to decide, as there were more than one tick tells"},
 	{"uptime_ms", "how long the process ran, in milliseconds"},

@@ -25,7 +25,8 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	w.metrics.Leader.Set(1)
 	defer w.metrics.Leader.Set(0)
 	defer w.metrics.AllCounted() // the next leader's to say
-	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited))
+	w.log.Info("leading", Event(EventLeaderAcquired), zap.Duration("waited_ms", waited),
+		zap.String("thresholds", listed(w.mine.Thresholds)), zap.String("time_zone", w.mine.TimeZone), zap.String("bell", w.config.Bell))
 
 	// Outlives ctx by what the grace leaves for the tick.
 	working, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -133,23 +134,17 @@ func (w *Worker) listen(ctx context.Context, b *bell, doubt chan<- struct{}) err
 	return fmt.Errorf("listen: %w", err)
 }
 
-// How soon after taking the lead the first reconcile runs, how often old ticks
-// are pruned, and how often the server is asked what it still allows.
+// How soon after taking the lead the first reconcile runs, and how often old
+// ticks are pruned.
 const (
 	firstReconcile = 10 * time.Minute
 	pruneEvery     = time.Hour
-	headroomEvery  = time.Minute
 	// reconcileLogEvery is how often one that takes long says how far it is.
 	reconcileLogEvery = 30 * time.Second
 )
 
-// housekeeping reconciles, prunes, and looks how far the server is from refusing.
-// Its failures are logged, not fatal.
+// housekeeping reconciles and prunes. Its failures are logged, not fatal.
 func (w *Worker) housekeeping(ctx context.Context, b *bell) error {
-	defer w.metrics.Headroom(nil)
-	w.lookAtHeadroom(ctx)
-	headroom := time.NewTicker(headroomEvery)
-	defer headroom.Stop()
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
 	reconcile := time.NewTimer(min(firstReconcile, w.config.ReconcileInterval))
@@ -161,29 +156,12 @@ func (w *Worker) housekeeping(ctx context.Context, b *bell) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-headroom.C:
-			w.lookAtHeadroom(ctx)
 		case <-prune.C:
 			w.prune(ctx)
 		case <-reconcile.C:
 			w.reconcile(ctx, b)
 			reconcile.Reset(w.config.ReconcileInterval)
 		}
-	}
-}
-
-func (w *Worker) lookAtHeadroom(ctx context.Context) {
-	looking, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
-	defer cancel()
-	h, err := w.store.Headroom(looking)
-	if err == nil {
-		w.metrics.Headroom(&h)
-		return
-	}
-	w.metrics.Headroom(nil)
-	if ctx.Err() == nil {
-		w.log.Warn("the server was not asked what it still allows", Event(EventHeadroomUnknown),
-			zap.String("sqlstate", store.SQLState(err)), zap.Error(err))
 	}
 }
 

@@ -37,6 +37,7 @@ const (
 // NewLogger writes lines of at least the given level (debug, info, warn or
 // error) to w: as JSON where format is "json", for people where it is
 // "console", and with "auto" for people on a terminal and as JSON elsewhere.
+// Every line has the given fields, those of a summary too.
 //
 // Three things hold for every line. Times are RFC 3339 in UTC with
 // milliseconds, and durations milliseconds. E-mail and network addresses in an
@@ -45,7 +46,7 @@ const (
 // follows once a minute, when another error takes its place under the same
 // event, when a leader or the database is back, and at Sync. A storm is timed
 // by the lines themselves, so the last summary waits for the next line or Sync.
-func NewLogger(level, format string, w io.Writer, medium Medium) (*zap.Logger, error) {
+func NewLogger(level, format string, w io.Writer, medium Medium, fields ...zap.Field) (*zap.Logger, error) {
 	var lowest zapcore.Level
 	switch level {
 	case "debug", "info", "warn", "error":
@@ -79,7 +80,7 @@ func NewLogger(level, format string, w io.Writer, medium Medium) (*zap.Logger, e
 	default:
 		return nil, fmt.Errorf("log format %q: want auto, json or console", format)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), lowest)
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), lowest).With(fields)
 	return zap.New(newStormCore(core)), nil
 }
 

@@ -29,6 +29,8 @@ const (
 	pausePerCost, pausePerCostMax = 3, 20
 	// rowsPerPause is for how many rows found the pause is longer by one cost.
 	rowsPerPause = 20
+	// headroomEvery is how often the server is asked what it still allows.
+	headroomEvery = time.Minute
 	// failureMax bounds the pause after ticks that fail again and again.
 	failureMax = 5 * time.Second
 )
@@ -51,6 +53,7 @@ type loop struct {
 	planned  bool // a tick has found work: what the next ones cost is work alone
 	behind   bool // the last tick left rows to the next
 	failures int
+	looked   time.Time // when the server was asked what it still allows
 	lastGood time.Time // when a tick last succeeded or found nothing
 }
 
@@ -65,6 +68,7 @@ func (l *loop) run(stop, working context.Context) error {
 	stop, cancel := context.WithCancel(stop)
 	defer cancel()
 	defer context.AfterFunc(working, cancel)()
+	defer l.metrics.Headroom(nil)
 	l.lastGood = time.Now()
 	if err := l.prepare(working); err != nil {
 		return err
@@ -119,6 +123,7 @@ func (l *loop) busy(stop, working context.Context) error {
 	}
 	var quiet time.Duration
 	for err == nil {
+		l.lookAtHeadroom(working)
 		if !l.wait(stop, pause) {
 			return nil
 		}
@@ -169,6 +174,7 @@ func (l *loop) idle(stop, working context.Context) error {
 			l.unrung = err == nil && settled && !due
 			return l.ended(working, err)
 		}
+		l.lookAtHeadroom(working)
 		if settled = settled || p.Xmin >= barrier; settled {
 			// The look that follows bounds what a lost ring can cost.
 			pause = l.config.BellRenewal
@@ -182,6 +188,27 @@ func (l *loop) idle(stop, working context.Context) error {
 	}
 }
 
+// lookAtHeadroom asks the server what it still allows, where that is due: between
+// ticks, on their connection, and never before the first.
+func (l *loop) lookAtHeadroom(ctx context.Context) {
+	if time.Since(l.looked) < headroomEvery {
+		return
+	}
+	l.looked = time.Now()
+	looking, cancel := context.WithTimeout(ctx, l.config.LeadTimeout)
+	defer cancel()
+	h, err := l.store.Headroom(looking)
+	if err == nil {
+		l.metrics.Headroom(&h)
+		return
+	}
+	l.metrics.Headroom(nil)
+	if ctx.Err() == nil {
+		l.log.Warn("the server was not asked what it still allows", Event(EventHeadroomUnknown),
+			zap.String("sqlstate", store.SQLState(err)), zap.Error(err))
+	}
+}
+
 func (l *loop) pollUntilWork(stop, working context.Context) error {
 	for pause := min(pollFirst, l.config.PauseMax); ; pause = min(pause*2, l.config.PauseMax) {
 		if l.sleep(stop, pause) {
@@ -190,6 +217,7 @@ func (l *loop) pollUntilWork(stop, working context.Context) error {
 		if p, err := l.poll(working); err != nil || p.Work {
 			return l.ended(working, err)
 		}
+		l.lookAtHeadroom(working)
 	}
 }
 

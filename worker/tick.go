@@ -54,6 +54,10 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
+		if l.behind { // and the log's last word would be that it is
+			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
+				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
+		}
 		l.behind = false
 		l.metrics.AllCounted()
 		return false, l.config.PauseMin, nil
@@ -206,6 +210,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	if result.Oldest != nil {
 		behind = max(result.Now.Sub(*result.Oldest), 0)
 	}
+	wasBehind := l.behind
 	if l.behind = result.Bounded; l.behind {
 		l.metrics.UncountedSince(time.Now().Add(-behind))
 	} else {
@@ -220,7 +225,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		zap.Int64("recounts", result.Recounts), zap.Int64("undecided", result.Left), zap.Bool("bounded", result.Bounded),
 		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
 	}
-	if result.Kind == store.Window && len(result.Outcomes) == 0 {
+	if result.Kind == store.Window && len(result.Outcomes) == 0 && !l.behind && !wasBehind {
 		l.log.Debug("tick completed", append(fields, Event(EventTickCompleted))...)
 	} else {
 		l.log.Info("tick completed", append(fields, Event(EventTickCompleted))...)

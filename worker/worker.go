@@ -165,6 +165,7 @@ func (w *Worker) check(ctx context.Context) (store.Server, error) {
 // from it.
 func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
 	var warmed time.Time
+	var differing []settingChange
 	for first := true; ; first = false {
 		acquired, err := w.tryAcquire(ctx, lead)
 		if err != nil {
@@ -178,12 +179,12 @@ func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
 		if first {
 			w.health.SetRole(RoleFollower)
 			w.log.Info("another worker leads; waiting", Event(EventFollowerWaiting))
-			if err := w.compareSettings(ctx); err != nil {
-				return err
-			}
 		}
 		if time.Since(warmed) > warmEvery {
 			warmed = time.Now()
+			if differing, err = w.compareSettings(ctx, differing); err != nil {
+				return err
+			}
 			w.warm(ctx)
 		}
 		if err := lead.Wait(ctx, w.config.LeadRetry/2+rand.N(w.config.LeadRetry)); err != nil {
@@ -229,19 +230,23 @@ func (w *Worker) settingChanges(inForce *store.Settings) []settingChange {
 }
 
 // compareSettings says where this follower is configured otherwise than the
-// leader.
-func (w *Worker) compareSettings(ctx context.Context) error {
+// leader, unless it is as it was said to be, and returns where.
+func (w *Worker) compareSettings(ctx context.Context, said []settingChange) ([]settingChange, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
 	defer cancel()
 	inForce, err := w.store.Settings(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, c := range w.settingChanges(inForce) {
+	changes := w.settingChanges(inForce)
+	if slices.Equal(changes, said) {
+		return changes, nil
+	}
+	for _, c := range changes {
 		w.log.Warn("this worker is configured otherwise than what is in force", Event(EventSettingsDiffer),
 			zap.String("setting", c.name), zap.String("configured", c.configured), zap.String("in_force", c.inForce))
 	}
-	return nil
+	return changes, nil
 }
 
 // wait waits for d and reports whether ctx is still going on.

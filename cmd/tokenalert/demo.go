@@ -122,7 +122,7 @@ func (d demonstration) run(ctx context.Context, out io.Writer) (err error) {
 	show.say("PostgreSQL %d, migrated; %d users with a limit of %d tokens; %g calls a second for %s", server.Version()/10000, d.users, demo.Limit, d.rate, d.duration)
 
 	logs, logWriter := io.Pipe()
-	log, err := worker.NewLogger(s.LogLevel, s.LogFormat, logWriter, worker.Pipe)
+	log, err := worker.NewLogger(s.LogLevel, s.LogFormat, logWriter, worker.Pipe, nameOf(s))
 	if err != nil {
 		return err
 	}

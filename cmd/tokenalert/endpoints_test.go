@@ -69,9 +69,14 @@ func TestEndpointsOfLeaderAndFollower(t *testing.T) {
 	for _, series := range []string{"tokenalert_rings_total", "tokenalert_polls_total", "tokenalert_tick_seconds_count"} {
 		assert.Positive(t, metric(t, leader, series), series)
 	}
+	// What the server still allows is the leader's to say, once it has ticked.
+	eventually(t, func() bool { _, text := leader.get("/metrics"); return strings.Contains(text, "\ntokenalert_database_") }, "the server is not asked what it still allows")
+	assert.Positive(t, metric(t, leader, "tokenalert_database_connections_free"))
+	_, text := follower.get("/metrics")
+	assert.NotContains(t, text, "\ntokenalert_database_")
 	assert.Zero(t, metric(t, follower, "tokenalert_leader"))
 	assert.Zero(t, metric(t, follower, "tokenalert_tick_seconds_count"))
-	_, text := leader.get("/metrics")
+	_, text = leader.get("/metrics")
 	assert.Regexp(t, `tokenalert_build_info\{commit="`+stampedCommit+`",goversion="[^"]+",version="`+stampedVersion+`"\} 1`, text)
 	assert.NotContains(t, text, user.String())
 	follower.terminate()

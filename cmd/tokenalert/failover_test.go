@@ -81,11 +81,17 @@ func (p *platform) settled() {
 		(SELECT user_id, sum(tokens_used) AS tokens FROM ai_usage_logs GROUP BY 1) u
 		FULL JOIN (SELECT user_id, sum(tokens_used) AS tokens FROM tokenalert.usage_periods GROUP BY 1) p USING (user_id)
 		WHERE coalesce(u.tokens, 0) <> coalesce(p.tokens, 0))`, "totals differ from the rows")
+	p.alerted(80, 90, 100)
+}
+
+// alerted is what settled says of the alerts, where these thresholds are in force.
+func (p *platform) alerted(thresholds ...int) {
+	p.t.Helper()
 	assert.Zero(p.t, ask[int](p, `SELECT count(*)::integer FROM
-		(SELECT u.id AS user_id, t.threshold AS alert_threshold FROM users u CROSS JOIN unnest(ARRAY[80, 90, 100]) t (threshold)
+		(SELECT u.id AS user_id, t.threshold AS alert_threshold FROM users u CROSS JOIN unnest($1::integer[]) t (threshold)
 		 WHERE (SELECT sum(tokens_used) FROM ai_usage_logs l WHERE l.user_id = u.id) * 100 >= t.threshold * u.monthly_token_limit) reached
 		FULL JOIN token_limit_alerts a USING (user_id, alert_threshold)
-		WHERE reached IS NULL OR a.id IS NULL`), "thresholds reached without an alert, or alerts without a threshold reached")
+		WHERE reached IS NULL OR a.id IS NULL`, thresholds), "thresholds reached without an alert, or alerts without a threshold reached")
 	assert.Zero(p.t, ask[int](p, `SELECT count(*)::integer FROM (SELECT * FROM token_limit_alerts WHERE alert_sent) a
 		FULL JOIN notifications n ON n.id = a.notification_id WHERE a.id IS NULL OR n.id IS NULL`), "alerts told and notifications")
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/itchyny/gojq/cli"
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/pgtest"
@@ -35,6 +36,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "jq" { // a link to this program, made by TestQuestions
+		os.Exit(cli.Run())
+	}
 	pgtest.Main(m, func() {
 		if binary.directory != "" {
 			_ = os.RemoveAll(binary.directory)
@@ -55,24 +59,31 @@ func binaryPath(t *testing.T) string {
 		if binary.directory, binary.err = os.MkdirTemp("", "tokenalert-test-"); binary.err != nil {
 			return
 		}
-		build := exec.Command("go", "build", "-o", binary.directory,
-			"-ldflags", "-X main.version="+stampedVersion+" -X main.commit="+stampedCommit, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			binary.err = fmt.Errorf("go build: %w\n%s", err, out)
-		}
+		binary.err = build(filepath.Join(binary.directory, "tokenalert"), stampedVersion)
 	})
 	require.NoError(t, binary.err)
 	return filepath.Join(binary.directory, "tokenalert")
 }
 
+// build compiles the command, with flags of go build besides.
+func build(to, stamp string, flags ...string) error {
+	args := append([]string{"build", "-o", to, "-ldflags", "-X main.version=" + stamp + " -X main.commit=" + stampedCommit}, flags...)
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // process is the binary at work.
 type process struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	stdout output
-	stderr output
-	ended  chan struct{} // closed when it has ended and all its output was read
+	t       *testing.T
+	cmd     *exec.Cmd
+	stdout  output
+	stderr  output
+	ended   chan struct{} // closed when it has ended and all its output was read
+	endedAt time.Time     // to be read after ended
 
 	mu    sync.Mutex
 	lines []map[string]any // of its JSON log
@@ -83,7 +94,13 @@ type process struct {
 // still runs.
 func startProcess(t *testing.T, environment []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binaryPath(t), args...), ended: make(chan struct{})}
+	return startBinary(t, binaryPath(t), environment, args...)
+}
+
+// startBinary is startProcess for a binary of the test's own.
+func startBinary(t *testing.T, path string, environment []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(path, args...), ended: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}
 	if bin := os.Getenv("PGTEST_BIN"); bin != "" {
 		p.cmd.Env[0] = "PATH=" + bin + ":" + os.Getenv("PATH")
@@ -97,6 +114,7 @@ func startProcess(t *testing.T, environment []string, args ...string) *process {
 		defer close(p.ended)
 		p.read(stdout)
 		_ = p.cmd.Wait() // the status is in ProcessState
+		p.endedAt = time.Now()
 	}()
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // fails where it has ended
@@ -167,6 +185,13 @@ func (p *process) wait() int {
 func (p *process) terminate() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
+	p.stopped()
+}
+
+// stopped waits for the end of one that was told to, and asserts that it went
+// well.
+func (p *process) stopped() {
+	p.t.Helper()
 	require.Equal(p.t, 0, p.wait(), "exit status")
 	require.Empty(p.t, p.stderr.String())
 	all := p.log("")

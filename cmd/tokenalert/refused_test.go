@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -91,26 +93,47 @@ func TestRunWorksOnASchemaOneAhead(t *testing.T) {
 	p.leads().terminate()
 }
 
+// requirePassword gives a role a password, and has the server, which must be the
+// test's own, ask for it.
+func (p *platform) requirePassword(role, password string) {
+	p.t.Helper()
+	p.setPassword(role, password)
+	demandPassword(p.t, p.db, role)
+}
+
+// demandPassword has the server ask one role for its password, over its socket.
+func demandPassword(t *testing.T, db *pgtest.DB, role string) {
+	t.Helper()
+	var file string
+	admin := db.Conn(t)
+	require.NoError(t, admin.QueryRow(t.Context(), "SHOW hba_file").Scan(&file))
+	rules, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append([]byte("local all "+role+" scram-sha-256\n"), rules...), 0o600))
+	_, err = admin.Exec(t.Context(), "SELECT pg_reload_conf()")
+	require.NoError(t, err)
+	eventually(t, func() bool { // the postmaster reloads when it gets to it
+		conn, err := pgx.Connect(t.Context(), db.URLAs(role))
+		if err == nil {
+			_ = conn.Close(t.Context())
+		}
+		refused, ok := errors.AsType[*pgconn.PgError](err)
+		return ok && refused.Code == "28P01"
+	}, "no password is asked for")
+}
+
+// setPassword changes a role's password.
+func (p *platform) setPassword(role, password string) {
+	p.t.Helper()
+	_, err := p.admin.Exec(p.t.Context(), "ALTER ROLE "+role+" PASSWORD '"+password+"'", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(p.t, err)
+}
+
 func TestRunRefusesAWrongPassword(t *testing.T) {
 	t.Parallel()
 	in := pgtest.StartServer(t, nil)
 	p := platformOn(t, in.New(t, pgtest.Migrated(host.CMS)))
-	admin := p.db.Conn(t)
-	_, err := admin.Exec(t.Context(), "ALTER ROLE "+pgtest.Runtime+" PASSWORD '"+secret+"'", pgx.QueryExecModeSimpleProtocol)
-	require.NoError(t, err)
-	hba, err := os.ReadFile(ask[string](p, "SHOW hba_file"))
-	require.NoError(t, err)
-	hba = append([]byte("local all "+pgtest.Runtime+" scram-sha-256\n"), hba...)
-	require.NoError(t, os.WriteFile(ask[string](p, "SHOW hba_file"), hba, 0o600))
-	require.True(t, ask[bool](p, "SELECT pg_reload_conf()"))
-	p.eventually("SELECT auth_method = 'scram-sha-256' FROM pg_hba_file_rules ORDER BY line_number LIMIT 1", "not reloaded")
-	eventually(t, func() bool { // the postmaster reloads when it gets to it
-		conn, err := pgx.Connect(t.Context(), p.db.URLAs(pgtest.Runtime))
-		if err == nil {
-			_ = conn.Close(t.Context())
-		}
-		return err != nil
-	}, "not reloaded")
+	p.requirePassword(pgtest.Runtime, secret)
 
 	right := withPassword(t, p.db.URLAs(pgtest.Runtime), secret)
 	w := startProcess(t, runEnvironment(right, ""), "run")

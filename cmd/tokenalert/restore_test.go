@@ -176,3 +176,51 @@ func TestTheSameClusterRolledBack(t *testing.T) {
 	assert.Empty(t, w.log(worker.EventDatabaseRefused))
 	w.terminate()
 }
+
+// TestAMoveBySubscription: the new cluster follows the old one by logical
+// replication, schema tokenalert and all. Once `migrate up` has started the chain
+// anew there, it goes on as after a dump.
+func TestAMoveBySubscription(t *testing.T) {
+	t.Parallel()
+	in := pgtest.StartServer(t, map[string]string{"wal_level": "logical"})
+	from := platformOn(t, in.New(t, pgtest.Migrated(host.CMS)))
+	one, late := from.user(1000), from.user(1000)
+	first := from.leads()
+	from.use(one, 850)
+	from.counted(one, 850)
+	told := from.ids(one)
+
+	db := pgtest.StartServer(t, nil).New(t, empty)
+	db.Restore(t, "postgres", from.db.Dump(t, "--schema-only"))
+	p := &platform{t: t, db: db, org: from.org}
+	p.connect()
+	_, err := from.admin.Exec(t.Context(), "CREATE PUBLICATION moving FOR ALL TABLES")
+	require.NoError(t, err)
+	_, err = p.admin.Exec(t.Context(), "CREATE SUBSCRIPTION moving CONNECTION '"+from.db.URL()+"' PUBLICATION moving")
+	require.NoError(t, err)
+	p.eventually("SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel", "the tables are not copied")
+	from.use(one, 50) // while it follows
+	from.use(late, 500)
+	from.counted(one, 900)
+	from.counted(late, 500)
+	first.terminate()
+	p.eventually("SELECT count(*) = 3 FROM ai_usage_logs", "it does not follow")
+	p.eventually("SELECT count(*) = 2 FROM token_limit_alerts", "it does not follow")
+	_, err = p.admin.Exec(t.Context(), "DROP SUBSCRIPTION moving")
+	require.NoError(t, err)
+
+	refused(t, withPassword(t, db.URLAs(pgtest.Runtime), secret), "another PostgreSQL cluster")
+	status, stdout, stderr := typed(t, databaseEnvironment(db.URLs(pgtest.Owner)), "migrate", "up")
+	require.Equal(t, 0, status, stderr)
+	assert.Contains(t, stdout, "another cluster")
+	w := p.leads()
+	p.use(late, 300)
+	p.counted(one, 900)
+	p.counted(late, 800)
+	p.settled()
+	assert.Equal(t, told[0], p.ids(one)[0], "nobody is told again")
+	assert.Equal(t, []int{80, 90}, p.told(one))
+	assert.Equal(t, []int{80}, p.told(late))
+	w.terminate()
+	assert.Len(t, w.log(worker.EventAlertSent), 1)
+}

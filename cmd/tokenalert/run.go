@@ -47,7 +47,7 @@ Settings come from the environment:
 			if err != nil {
 				return err
 			}
-			log, err := worker.NewLogger(s.LogLevel, s.LogFormat, os.Stdout, mediumOf(os.Stdout))
+			log, err := worker.NewLogger(s.LogLevel, s.LogFormat, os.Stdout, mediumOf(os.Stdout), nameOf(s))
 			if err != nil {
 				return err
 			}
@@ -59,6 +59,10 @@ Settings come from the environment:
 	cmd.Flags().BoolVar(&printConfig, "print-config", false, "print the effective settings, secrets masked, and exit")
 	return cmd
 }
+
+// nameOf is in every line of a worker, so that the lines of several, brought
+// together, can be told apart.
+func nameOf(s settings) zap.Field { return zap.String("worker", s.WorkerName) }
 
 // signaled is the cause of a context that a signal ended.
 type signaled struct{ os.Signal }
@@ -99,7 +103,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	since := time.Now()
 	log.Info("starting", worker.Event(worker.EventWorkerStarted),
-		zap.String("version", buildVersion()), zap.String("commit", buildCommit()), zap.String("worker", s.WorkerName))
+		zap.String("version", buildVersion()), zap.String("commit", buildCommit()))
 	defer func() {
 		_ = log.Sync() // what was counted; a terminal or a pipe cannot be synced
 		log.Info("stopped", worker.Event(worker.EventWorkerStopped), zap.Duration("uptime_ms", time.Since(since)))

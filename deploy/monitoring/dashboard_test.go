@@ -86,9 +86,7 @@ func scrape(t *testing.T) map[string]*dto.MetricFamily {
 func assertServed(t *testing.T, served map[string]*dto.MetricFamily, query string) {
 	t.Helper()
 	expr, err := queries.ParseExpr(query)
-	if !assert.NoError(t, err, query) {
-		return
-	}
+	require.NoError(t, err, query)
 	labels := slices.Clone(targetLabels) // of all its metrics
 	var wanted []string
 	selectors := 0

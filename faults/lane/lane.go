@@ -34,6 +34,9 @@ type Options struct {
 	Directory string // for logs and traces, a folder for each schedule
 	Keep      bool   // also what went well
 	BinDir    string // of PostgreSQL; empty: looked for
+	// Settings are those of workers whose recovery is watched, where they are not
+	// the defaults.
+	Settings []string
 	// Sample is called every SampleEvery with what workers and tables take.
 	Sample      func(Sample)
 	SampleEvery time.Duration

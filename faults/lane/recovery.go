@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,12 +48,12 @@ const (
 // Recover has a fault happen to a leader, under the default settings and while
 // users go on crossing their limits, one every so often, and returns how long a
 // user who crossed from then on waited at most: each time. PostgreSQL stopped counts from when it
-// accepts connections again.
+// accepts connections again. That somebody was told twice is an error.
 func (l *Lane) Recover(ctx context.Context, kind plan.FaultKind, every time.Duration, times int, said func(time.Duration)) ([]time.Duration, error) {
 	p := &plan.Plan{Workers: 2, Bell: true, Zone: "UTC"}
 	s := &site{
 		lane: l, plan: p, database: fmt.Sprintf("recovery_%d", l.schedules.Add(1)), directory: l.directory(0) + "-" + string(kind),
-		settings: defaultSettings,
+		settings: slices.Concat(l.o.Settings, defaultSettings),
 	}
 	s.result.Landed = map[plan.FaultKind]Landing{}
 	defer s.close()
@@ -78,7 +79,17 @@ func (l *Lane) Recover(ctx context.Context, kind plan.FaultKind, every time.Dura
 		took = append(took, d)
 		said(d)
 	}
-	return took, nil
+	return took, r.once(ctx)
+}
+
+// once looks whether anybody was told more than once.
+func (r *recovery) once(ctx context.Context) error {
+	var told, notifications int
+	err := r.control.QueryRow(ctx, "SELECT count(DISTINCT user_id), count(*) FROM notifications").Scan(&told, &notifications)
+	if err == nil && told != notifications {
+		err = fmt.Errorf("%d users have %d notifications", told, notifications)
+	}
+	return err
 }
 
 func (r *recovery) populate(ctx context.Context) error {

@@ -14,7 +14,7 @@ import (
 // An Edit replaces what must occur in a file exactly once.
 type Edit struct {
 	File string // from the module's root, with slashes
-	Old  string
+	Old  string // empty: there is no such file, and New is all of it
 	New  string
 }
 
@@ -28,12 +28,17 @@ func Write(root, dir string, edits []Edit) (string, error) {
 		if mutated, ok := replace[path]; ok {
 			from = mutated
 		}
-		text, err := os.ReadFile(from)
-		if err != nil {
-			return "", err
-		}
-		if n := bytes.Count(text, []byte(e.Old)); n != 1 {
-			return "", fmt.Errorf("no longer applies: %s has this %d times, not once:\n%s", e.File, n, e.Old)
+		var text []byte
+		if e.Old != "" {
+			var err error
+			if text, err = os.ReadFile(from); err != nil {
+				return "", err
+			}
+			if n := bytes.Count(text, []byte(e.Old)); n != 1 {
+				return "", fmt.Errorf("no longer applies: %s has this %d times, not once:\n%s", e.File, n, e.Old)
+			}
+		} else if _, err := os.Stat(path); err == nil {
+			return "", fmt.Errorf("no longer applies: there is a file %s", e.File)
 		}
 		to := filepath.Join(dir, fmt.Sprintf("%d-%s", i, filepath.Base(path)))
 		if err := os.WriteFile(to, bytes.Replace(text, []byte(e.Old), []byte(e.New), 1), 0o600); err != nil {

@@ -51,6 +51,9 @@ func (db *DB) OwnerURL() string { return db.URLAs(Owner) }
 // URLAs connects as a role.
 func (db *DB) URLAs(role string) string { return db.in.server.URLAs(role, db.Name) }
 
+// TCPURL connects as a role to a database of StartTCPServer.
+func (db *DB) TCPURL(role string) string { return db.in.server.TCPURL(role, db.Name) }
+
 // WorkerURLs are DATABASE_URL and TOKENALERT_LISTEN_URL of a worker.
 func (db *DB) WorkerURLs() (database, listen string) { return db.URLs(Runtime) }
 

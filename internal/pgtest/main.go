@@ -85,7 +85,18 @@ func Server(t testing.TB) *privatepg.Server {
 // which the test may crash and restart. It is stopped when the test ends.
 func StartServer(t testing.TB, settings map[string]string) *Instance {
 	t.Helper()
-	in, err := newInstance(t.Context(), privatepg.Options{Settings: settings})
+	return start(t, privatepg.Options{Settings: settings})
+}
+
+// StartTCPServer is StartServer for whom no socket can be given: a container.
+func StartTCPServer(t testing.TB) *Instance {
+	t.Helper()
+	return start(t, privatepg.Options{TCP: true})
+}
+
+func start(t testing.TB, o privatepg.Options) *Instance {
+	t.Helper()
+	in, err := newInstance(t.Context(), o)
 	if err != nil {
 		t.Fatal("pgtest:", err)
 	}

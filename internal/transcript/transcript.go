@@ -45,10 +45,17 @@ func Play(ctx context.Context, page, folder string, environment []string) ([]Blo
 	if err := shell.Start(); err != nil {
 		return nil, fmt.Errorf("start a shell: %w", err)
 	}
-	_ = writer.Close() // the shell has its own
-	end := func() {
-		_ = syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) // fails where all have ended
+	_ = writer.Close()                                                       // the shell has its own
+	kill := func() { _ = syscall.Kill(-shell.Process.Pid, syscall.SIGKILL) } // fails where all have ended
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
 		_ = shell.Wait()
+		kill() // what it has left in the background would keep us waiting for its answer
+	}()
+	end := func() {
+		kill()
+		<-ended
 	}
 	defer end()
 	defer context.AfterFunc(ctx, end)()

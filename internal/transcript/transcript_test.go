@@ -1,8 +1,10 @@
 package transcript
 
 import (
+	"context"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -26,8 +28,11 @@ func TestPlaysInOneShell(t *testing.T) {
 
 func TestStopsAtTheFirstFailure(t *testing.T) {
 	t.Parallel()
-	played, err := Play(t.Context(), "```sh\necho one\n```\n```sh\necho two\nfalse\necho three\n```\n```sh\necho four\n```\n", t.TempDir(), os.Environ())
+	typing, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	played, err := Play(typing, "```sh\nsleep 600 &\necho one\n```\n```sh\necho two\nfalse\necho three\n```\n```sh\necho four\n```\n", t.TempDir(), os.Environ())
 	require.ErrorContains(t, err, "a command of these failed")
+	require.NoError(t, typing.Err(), "it waited for what runs on")
 	require.Len(t, played, 2)
 	assert.Equal(t, "two\n", played[1].Answer)
 }

@@ -53,6 +53,7 @@ type Defaults struct {
 	Unit       string   `json:"unit"`
 	NoValue    string   `json:"noValue"`
 	Max        *float64 `json:"max"`
+	Decimals   *int     `json:"decimals"`
 	Thresholds struct {
 		Steps []Step `json:"steps"`
 	} `json:"thresholds"`

@@ -5,6 +5,7 @@ import (
 	"html"
 	"math"
 	"strings"
+	"time"
 
 	"tokenalert/deploy/monitoring/dashboard"
 )
@@ -12,12 +13,12 @@ import (
 // Sizes, in pixels: of a unit of the dashboard's grid, of the page around it, and of
 // what surrounds the curves of a panel.
 const (
-	column, row = 50, 24
+	column, row = 50, 25
 	pageTop     = 40
 	padding     = 8
 	plotTop     = 26
-	plotBottom  = 34
-	plotLeft    = 48
+	plotBottom  = 40
+	plotLeft    = 54
 )
 
 var (
@@ -46,7 +47,7 @@ func draw(d *dashboard.Dashboard, answers []answer, p played) string {
 	s.p(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11" fill="#262626">`, 24*column+2*padding, pageTop+rows*row+padding)
 	s.p(`<rect width="100%%" height="100%%" fill="#f5f5f5"/>`)
 	s.text(2*padding, 26, "start", `font-size="16" font-weight="bold"`, d.Title)
-	s.text(24*column, 26, "end", `fill="#737373"`, fmt.Sprintf("%s, %s; dashed: the leader was killed", p.begin.UTC().Format("2006-01-02"), brief(p.end.Sub(p.begin).Seconds(), "s")))
+	s.text(24*column, 26, "end", `fill="#737373"`, p.begin.UTC().Format("2006-01-02")+"; dashed: the leader was killed")
 	for i, panel := range d.Panels {
 		box := box{
 			float64(padding + panel.Place.X*column + 2), float64(pageTop + panel.Place.Y*row + 2),
@@ -73,6 +74,9 @@ func (s *svg) stat(panel dashboard.Panel, a answer, b box) {
 	if len(a.series) > 0 {
 		value := float64(a.series[0].points[0].Value)
 		text = brief(value, f.Unit)
+		if f.Decimals != nil && *f.Decimals == 0 {
+			text = fmt.Sprintf("%.0f", value)
+		}
 		if panel.Options.TextMode == "name" {
 			text = a.series[0].name
 		}
@@ -116,8 +120,15 @@ func (s *svg) curves(panel dashboard.Panel, a answer, b box, p played) {
 		s.p(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1[2]f" stroke="#e5e5e5"/>`, plot.x, y(share*highest), plot.x+plot.w)
 		s.text(plot.x-4, y(share*highest)+4, "end", `fill="#737373" font-size="10"`, brief(share*highest, f.Unit))
 	}
-	killed := x(float64(p.killed.UnixMilli()))
-	s.p(`<line x1="%.1f" y1="%.1f" x2="%.1[1]f" y2="%.1f" stroke="#a3a3a3" stroke-dasharray="3 3"/>`, killed, plot.y, plot.y+plot.h)
+	upright := func(at float64, style string) {
+		s.p(`<path d="M%.1f %.1fV%.1f" stroke="%s"/>`, at, plot.y, plot.y+plot.h, style)
+	}
+	for minute := time.Minute; minute < p.end.Sub(p.begin)-time.Second; minute += time.Minute {
+		at := x(from + float64(minute.Milliseconds()))
+		upright(at, "#e5e5e5")
+		s.text(at, plot.y+plot.h+11, "middle", `fill="#737373" font-size="10"`, brief(minute.Seconds(), "s"))
+	}
+	upright(x(float64(p.killed.UnixMilli())), `#737373" stroke-dasharray="3 3`)
 	stacked := map[int64]float64{}
 	for i, c := range a.series {
 		colour := colours[i%len(colours)]
@@ -173,7 +184,7 @@ func (s *svg) bars(c series, colour string, width float64, x, y func(float64) fl
 // legend names the series, as far as there is room.
 func (s *svg) legend(a answer, b box) {
 	const letter = 5.6 // the width of one, about
-	x, y := b.x+padding, b.y+b.h-18
+	x, y := b.x+padding, b.y+b.h-16
 	for i, c := range a.series {
 		if c.name == "" {
 			continue

@@ -6,10 +6,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -79,9 +81,12 @@ func ask(ctx context.Context, api v1.API, d *dashboard.Dashboard, p played) ([]a
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s: %w", panel.Title, query, err)
 			}
+			named := make([]series, 0, len(found))
 			for _, s := range found {
-				a.series = append(a.series, series{legend(target.Legend, s.Metric), s.Values})
+				named = append(named, series{legend(target.Legend, s.Metric), s.Values})
 			}
+			slices.SortFunc(named, func(a, b series) int { return cmp.Compare(a.name, b.name) })
+			a.series = append(a.series, named...)
 		}
 		answers = append(answers, a)
 	}

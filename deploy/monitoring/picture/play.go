@@ -156,15 +156,22 @@ func (s *site) install(ctx context.Context) error {
 	return migrator.Grant(ctx, demo.WorkerRole)
 }
 
-// correct is the host taking back some rows.
+// correct is the host taking back some rows, and lowering the limit of some users.
 func (s *site) correct(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.hostURL())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	_, err = conn.Exec(ctx, "DELETE FROM ai_usage_logs WHERE id IN (SELECT id FROM ai_usage_logs ORDER BY id LIMIT 20)")
-	return err
+	for _, statement := range []string{
+		"DELETE FROM ai_usage_logs WHERE id IN (SELECT id FROM ai_usage_logs ORDER BY id LIMIT 20)",
+		"UPDATE users SET monthly_token_limit = monthly_token_limit / 2 WHERE id IN (SELECT id FROM users ORDER BY id LIMIT 5)",
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
+	}
+	return nil
 }
 
 // add starts a worker and has Prometheus scrape it.
@@ -186,13 +193,18 @@ func (s *site) scrape() error {
 	return s.prometheus.SetTargets(targets...)
 }
 
-// replace kills the leader, which is the first, and starts another, as a Deployment
-// does.
+// replace kills the leader, which is the first, and starts another when the second
+// leads: a Deployment would need longer.
 func (s *site) replace() error {
 	if err := s.workers[0].kill(); err != nil {
 		return err
 	}
 	s.workers = s.workers[1:]
+	select {
+	case <-s.workers[0].leads:
+	case <-s.workers[0].process.Done:
+		return errors.Join(errors.New("the follower ended"), s.workers[0].process.Err)
+	}
 	return s.add()
 }
 
@@ -201,6 +213,7 @@ type pod struct {
 	name    string
 	address string // of its metrics
 	process *child.Process
+	leads   chan struct{} // has one when it does
 }
 
 // startPod starts a worker and waits until it serves its metrics and leads, or waits
@@ -221,9 +234,9 @@ func startPod(binary, name, url string) (*pod, error) {
 		<-process.Done
 		_ = into.Close()
 	}()
-	p := &pod{name: name, process: process}
+	p := &pod{name: name, process: process, leads: make(chan struct{}, 1)}
 	begun := make(chan string, 1)
-	go follow(log, begun)
+	go p.follow(log, begun)
 	port, ok := <-begun
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the worker %s ended at once", name), process.Err)
@@ -233,7 +246,7 @@ func startPod(binary, name, url string) (*pod, error) {
 }
 
 // follow reads a worker's log to its end, and hands out its port when it has begun.
-func follow(log io.Reader, begun chan<- string) {
+func (p *pod) follow(log io.Reader, begun chan<- string) {
 	defer close(begun)
 	port, settled := "", false
 	for lines := bufio.NewScanner(log); lines.Scan(); {
@@ -247,7 +260,13 @@ func follow(log io.Reader, begun chan<- string) {
 		switch line.Event {
 		case "http.listening":
 			port = line.Port.String()
-		case "leader.acquired", "follower.waiting":
+		case "leader.acquired":
+			settled = true
+			select {
+			case p.leads <- struct{}{}:
+			default: // said before
+			}
+		case "follower.waiting":
 			settled = true
 		}
 		if port != "" && settled {
