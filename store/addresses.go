@@ -11,7 +11,8 @@ import (
 
 // addresses say where to connect to, and how: through the pool, and directly.
 // Where the strings come from may change while the process runs, when a password
-// is rotated; so they are looked at again before each new connection.
+// is rotated, and so may the files that they name, of certificates for one; so
+// all are read again before each new connection.
 type addresses struct {
 	name   string // of the pool's sessions
 	pooled bool   // a pooler may stand before the pool's address
@@ -31,20 +32,28 @@ type address struct {
 // Reread has read called before each new connection, for connection strings as
 // those of Open. Sessions that there are go on as they are. It is to be called
 // before anything connects.
-func (s *Store) Reread(read func() (url, directURL string, err error)) { s.reread = read }
+func (s *Store) Reread(read func() (url, directURL string, err error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reread = read
+}
 
 // current are the addresses as of now. A string that has changed begins with its
-// first host.
+// first host, any other where it was.
 func (a *addresses) current() (pool, direct address, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.reread != nil {
 		url, directURL, err := a.reread()
-		if err == nil && (url != a.url || directURL != a.directURL) {
-			_, err = a.set(url, directURL)
-		}
 		if err != nil {
 			return pool, direct, err
+		}
+		same, first, directFirst := url == a.url && directURL == a.directURL, a.pool.first, a.direct.first
+		if _, err := a.set(url, directURL); err != nil {
+			return pool, direct, err
+		}
+		if same {
+			a.pool.first, a.direct.first = first, directFirst
 		}
 	}
 	return a.pool, a.direct, nil

@@ -23,11 +23,13 @@ type Headroom struct {
 }
 
 // lookAtHeadroom counts sessions by what everybody may see of them. A session
-// without a role is one of the server's own. 3,000,000 ids before the last one
-// the server refuses.
+// without a role is one of the server's own; those that replicate have places of
+// their own (max_wal_senders). Parallel workers look like sessions, and are
+// counted. 3,000,000 ids before the last one the server refuses.
 const lookAtHeadroom = `
 WITH sessions AS MATERIALIZED (
-	SELECT datid, usesysid FROM pg_stat_activity WHERE usesysid IS NOT NULL AND datid IS NOT NULL
+	SELECT datid, usesysid FROM pg_stat_activity
+	WHERE usesysid IS NOT NULL AND datid IS NOT NULL AND pid NOT IN (SELECT pid FROM pg_stat_replication)
 ), role AS (
 	SELECT oid, rolconnlimit, rolsuper, rolvaliduntil FROM pg_roles WHERE rolname = session_user
 ), database AS (

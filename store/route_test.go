@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -52,4 +54,35 @@ func TestARouteKeepsWhatBelongsToAHost(t *testing.T) {
 		assert.Equal(t, last[0].TLSConfig, c.TLSConfig, url)
 		assert.Equal(t, r.hosts[(len(hosts)-1)%len(hosts)], newRoute(c).hosts[0], url)
 	}
+}
+
+// TestFilesOfAConnectionStringAreReadAgain: not the string alone, but what it
+// names may have changed. Which host comes first stays.
+func TestFilesOfAConnectionStringAreReadAgain(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "passfile")
+	write := func(password string) {
+		require.NoError(t, os.WriteFile(file, []byte("*:*:*:*:"+password+"\n"), 0o600))
+	}
+	write("first")
+	url := "postgres://ann@a,b/db?sslmode=disable&passfile=" + file
+	s, err := Open(url, "")
+	require.NoError(t, err)
+	defer s.Close()
+	s.Reread(func() (string, string, error) { return url, "", nil })
+	now := func() (string, string) {
+		pool, direct, err := s.current()
+		require.NoError(t, err)
+		assert.Equal(t, pool.config.Password, direct.config.Password)
+		return direct.config.Password, direct.order()[0][0].Host
+	}
+	password, host := now()
+	assert.Equal(t, []string{"first", "a"}, []string{password, host})
+	s.leave()
+	write("second")
+	password, host = now()
+	assert.Equal(t, []string{"second", "b"}, []string{password, host})
+	url = "postgres://ann@c,d/db?sslmode=disable&passfile=" + file
+	_, host = now()
+	assert.Equal(t, "c", host)
 }

@@ -60,7 +60,7 @@ func open(name, url, directURL string, pooled bool) (*Store, error) {
 		return nil, err
 	}
 	pool.MaxConns = poolSize
-	pool.MinConns = 0
+	pool.MinConns, pool.MinIdleConns = 0, 0
 	pool.MaxConnIdleTime = time.Minute
 	// By default a session that was idle for a second is pinged first, which
 	// would double the leader's statements at rest and delay the first tick

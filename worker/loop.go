@@ -178,8 +178,8 @@ func (l *loop) idle(stop, working context.Context) error {
 		if settled = settled || p.Xmin >= barrier; settled {
 			// The look that follows bounds what a lost ring can cost.
 			pause = l.config.BellRenewal
-			if due = p.Due > 0; due {
-				pause = min(pause, p.Due)
+			if due = 0 < p.Due && p.Due < pause; due {
+				pause = p.Due
 			}
 		}
 		if l.sleep(stop, pause) {

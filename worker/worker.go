@@ -182,9 +182,7 @@ func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
 		}
 		if time.Since(warmed) > warmEvery {
 			warmed = time.Now()
-			if differing, err = w.compareSettings(ctx, differing); err != nil {
-				return err
-			}
+			differing = w.compareSettings(ctx, differing)
 			w.warm(ctx)
 		}
 		if err := lead.Wait(ctx, w.config.LeadRetry/2+rand.N(w.config.LeadRetry)); err != nil {
@@ -230,23 +228,24 @@ func (w *Worker) settingChanges(inForce *store.Settings) []settingChange {
 }
 
 // compareSettings says where this follower is configured otherwise than the
-// leader, unless it is as it was said to be, and returns where.
-func (w *Worker) compareSettings(ctx context.Context, said []settingChange) ([]settingChange, error) {
+// leader, unless it is as it was said to be, and returns where. Where it fails,
+// so will what the session is for, and say so.
+func (w *Worker) compareSettings(ctx context.Context, said []settingChange) []settingChange {
 	ctx, cancel := context.WithTimeout(ctx, w.config.LeadTimeout)
 	defer cancel()
 	inForce, err := w.store.Settings(ctx)
 	if err != nil {
-		return nil, err
+		return said
 	}
 	changes := w.settingChanges(inForce)
 	if slices.Equal(changes, said) {
-		return changes, nil
+		return changes
 	}
 	for _, c := range changes {
 		w.log.Warn("this worker is configured otherwise than what is in force", Event(EventSettingsDiffer),
 			zap.String("setting", c.name), zap.String("configured", c.configured), zap.String("in_force", c.inForce))
 	}
-	return changes, nil
+	return changes
 }
 
 // wait waits for d and reports whether ctx is still going on.

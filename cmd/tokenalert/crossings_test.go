@@ -18,7 +18,7 @@ import (
 // How many users may cross, how often one does, and at what percentage of their
 // limit they arrive: at some thresholds over one or two others.
 const (
-	crossingUsers = 12_000
+	crossingUsers = 24_000
 	crossingEvery = 10 * time.Millisecond
 )
 

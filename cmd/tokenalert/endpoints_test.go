@@ -70,7 +70,10 @@ func TestEndpointsOfLeaderAndFollower(t *testing.T) {
 		assert.Positive(t, metric(t, leader, series), series)
 	}
 	// What the server still allows is the leader's to say, once it has ticked.
-	eventually(t, func() bool { _, text := leader.get("/metrics"); return strings.Contains(text, "\ntokenalert_database_") }, "the server is not asked what it still allows")
+	eventually(t, func() bool {
+		_, text := leader.get("/metrics")
+		return strings.Contains(text, "\ntokenalert_database_")
+	}, "the server is not asked what it still allows")
 	assert.Positive(t, metric(t, leader, "tokenalert_database_connections_free"))
 	_, text := follower.get("/metrics")
 	assert.NotContains(t, text, "\ntokenalert_database_")

@@ -74,7 +74,7 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 	}
 	for _, want := range d.says {
 		if !strings.Contains(answers, want) {
-			return r, fmt.Errorf("the diagnosis does not say %q:\n%s", want, answers)
+			return r, fmt.Errorf("the diagnosis does not answer %q:\n%s", want, answers)
 		}
 	}
 	firing, err := s.firing(ctx)
@@ -128,7 +128,7 @@ const preamble = `tokenalert() { command tokenalert "$@" || [ $? -le 2 ]; }
 // follow runs the commands of a section, in a shell that has been told what is
 // before, and the queries, and returns what they answered.
 func (s *site) follow(ctx context.Context, before string, blocks []runbook.Block, r *result) (string, error) {
-	var answers strings.Builder
+	var typed, answers strings.Builder // typed has what was typed as well
 	for _, b := range blocks {
 		switch b.Language {
 		case "promql":
@@ -137,7 +137,8 @@ func (s *site) follow(ctx context.Context, before string, blocks []runbook.Block
 				if err != nil {
 					return "", fmt.Errorf("%s: %w", query, err)
 				}
-				fmt.Fprintf(&answers, "%s%s\n", query, answer)
+				fmt.Fprintf(&typed, "%s%s\n", query, answer)
+				fmt.Fprintln(&answers, answer)
 				r.commands++
 			}
 		case "sh":
@@ -145,13 +146,14 @@ func (s *site) follow(ctx context.Context, before string, blocks []runbook.Block
 			if err != nil {
 				return "", fmt.Errorf("%w:\n%s%s", err, b.Text, answer)
 			}
-			fmt.Fprintf(&answers, "%s%s\n", b.Text, answer)
+			fmt.Fprintf(&typed, "%s%s\n", b.Text, answer)
+			fmt.Fprintln(&answers, answer)
 			r.commands += commands(b.Text)
 		default:
 			return "", fmt.Errorf("a block of %s is neither commands nor queries", b.Language)
 		}
 	}
-	return answers.String(), os.WriteFile(filepath.Join(s.directory, fmt.Sprintf("followed-%d.txt", r.commands)), []byte(answers.String()), 0o600)
+	return answers.String(), os.WriteFile(filepath.Join(s.directory, fmt.Sprintf("followed-%d.txt", r.commands)), []byte(typed.String()), 0o600)
 }
 
 // commands counts those that are run: psql's, ours, and what reads the logs.
