@@ -79,7 +79,7 @@ func scrape(t *testing.T) map[string]*dto.MetricFamily {
 	text := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := text.TextToMetricFamilies(answer.Body)
 	require.NoError(t, err)
-	families["up"] = &dto.MetricFamily{} // which Prometheus makes, of each target
+	families["up"] = &dto.MetricFamily{Metric: []*dto.Metric{{}}} // which Prometheus makes, of each target
 	return families
 }
 
