@@ -34,7 +34,7 @@ const (
 	EventLeaderAcquired EventName = "leader.acquired"
 	// EventLeaderLost is written when the lead's connection fails while leading.
 	EventLeaderLost EventName = "leader.lost"
-	// EventLeaderReleased is written when the lead was given up on purpose.
+	// EventLeaderReleased is written when the lead is given up on purpose.
 	EventLeaderReleased EventName = "leader.released"
 	// EventFollowerWaiting is written when another worker turns out to lead, once per wait.
 	EventFollowerWaiting EventName = "follower.waiting"
@@ -130,7 +130,7 @@ var Events = []EventDoc{
 
 	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks, by its settings.", []string{"waited_ms", "thresholds", "time_zone", "bell"}},
 	{EventLeaderLost, levelWarn, "The lead's connection failed: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},
-	{EventLeaderReleased, levelInfo, "The lead was given up on purpose, and the waiting workers were told.", []string{"led_ms"}},
+	{EventLeaderReleased, levelInfo, "The lead is given up on purpose, and the waiting workers are told.", []string{"led_ms"}},
 	{EventFollowerWaiting, levelInfo, "Another worker leads; this one is healthy and waits.", nil},
 
 	{EventSettingsChanged, levelInfo, "The new leader put a setting in force that differs from the one before.", []string{"setting", "before", "after"}},

@@ -54,13 +54,14 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	}
 	err := group.Wait()
 	if ctx.Err() != nil || errors.Is(err, errStopping) {
+		// Said first, so that the next leader's line comes after it.
+		w.log.Info("lead released", Event(EventLeaderReleased), zap.Duration("led_ms", time.Since(since)))
 		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
 		defer cancel()
 		if err := lead.Release(releasing); err != nil {
 			return err
 		}
 		w.metrics.BellArmed.Set(0)
-		w.log.Info("lead released", Event(EventLeaderReleased), zap.Duration("led_ms", time.Since(since)))
 		return ctx.Err()
 	}
 	lead.Close()
