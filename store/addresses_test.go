@@ -18,7 +18,8 @@ import (
 // on.
 func TestReread(t *testing.T) {
 	t.Parallel()
-	db := pgtest.New(t, pgtest.Migrated(host.CMS))
+	db := pgtest.New(t, pgtest.Migrated(host.CMS)).Straight() // a pooler keeps sessions of its own
+	control := db.Conn(t)
 	url, listen := db.WorkerURLs()
 	st, err := store.Open(url, listen)
 	require.NoError(t, err)
@@ -27,7 +28,7 @@ func TestReread(t *testing.T) {
 	st.Reread(func() (string, string, error) { return url, listen, readErr })
 	roles := func(role string) (n int) {
 		t.Helper()
-		require.NoError(t, db.Conn(t).QueryRow(t.Context(),
+		require.NoError(t, control.QueryRow(t.Context(),
 			"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = $1 AND application_name LIKE 'tokenalert %'", role).Scan(&n))
 		return n
 	}
