@@ -21,6 +21,7 @@ import (
 	"github.com/itchyny/gojq/cli"
 	"github.com/stretchr/testify/require"
 
+	"tokenalert/internal/module"
 	"tokenalert/internal/pgtest"
 	"tokenalert/worker"
 )
@@ -67,13 +68,8 @@ func binaryPath(t *testing.T) string {
 
 // build compiles the command, with flags of go build besides.
 func build(to, stamp string, flags ...string) error {
-	args := append([]string{"build", "-o", to, "-ldflags", "-X main.version=" + stamp + " -X main.commit=" + stampedCommit}, flags...)
-	cmd := exec.Command("go", append(args, ".")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return nil
+	stamps := "-X main.version=" + stamp + " -X main.commit=" + stampedCommit
+	return module.Build(context.Background(), to, append([]string{"-ldflags", stamps}, flags...)...)
 }
 
 // process is the binary at work.

@@ -22,6 +22,7 @@ import (
 	"tokenalert/internal/child"
 	"tokenalert/internal/demo"
 	"tokenalert/internal/host"
+	"tokenalert/internal/module"
 	"tokenalert/internal/privatepg"
 	"tokenalert/store"
 )
@@ -71,10 +72,8 @@ func play(ctx context.Context, ask func(v1.API, played) error) (p played, err er
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	s := &site{binary: filepath.Join(folder, "tokenalert")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.binary, "./cmd/tokenalert")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		return p, fmt.Errorf("build tokenalert: %w\n%s", err, out)
+	if err := module.Build(ctx, s.binary); err != nil {
+		return p, err
 	}
 	if s.server, err = privatepg.Start(ctx, privatepg.Options{Settings: map[string]string{"track_commit_timestamp": "on"}}); err != nil {
 		return p, err
