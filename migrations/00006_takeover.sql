@@ -165,6 +165,10 @@ BEGIN
             SELECT n.id, n.organization_id, n.user_id, n.title, n.message, n.notification_type, n.is_read, n.link_url, n.created_at
             FROM tokenalert_archive.notifications n ON CONFLICT DO NOTHING;
         END IF;
+        IF to_regclass('tokenalert_archive.deliveries') IS NOT NULL THEN
+            INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue, created_at)
+            SELECT d.args, d.kind, d.max_attempts, d.queue, d.created_at FROM tokenalert_archive.deliveries d;
+        END IF;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END
@@ -198,6 +202,17 @@ CREATE TABLE tokenalert_archive.usage_periods AS SELECT * FROM tokenalert.usage_
 CREATE TABLE tokenalert_archive.settings AS SELECT * FROM tokenalert.settings;
 CREATE TABLE tokenalert_archive.user_limits AS SELECT * FROM tokenalert.user_limits;
 CREATE TABLE tokenalert_archive.granted_roles AS SELECT * FROM tokenalert.granted_roles;
+-- +goose StatementBegin
+DO $do$
+BEGIN
+    -- What is on its way: the next `up` sends it on. An older schema has none.
+    IF to_regclass('tokenalert.river_job') IS NOT NULL THEN
+        CREATE TABLE tokenalert_archive.deliveries AS SELECT args, kind, max_attempts, queue, created_at FROM tokenalert.river_job
+        WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled');
+    END IF;
+END
+$do$;
+-- +goose StatementEnd
 
 -- +goose StatementBegin
 DO $do$

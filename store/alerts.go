@@ -38,6 +38,7 @@ type Alert struct {
 	Title, Body    string
 	Link           string
 	Newest         *time.Time
+	Channels       []string // by which it is delivered, besides the notification
 }
 
 // An Outcome says what became of an alert.
@@ -152,6 +153,7 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 			return err
 		}
 	}
+	queueDeliveries(batch, result.ID, decisions)
 	if q.Kind == Window && !slices.ContainsFunc(decisions, func(d Decision) bool { return len(d.Alerts) > 0 }) {
 		// Nobody was told, so nothing is lost with a crash that the rows do not
 		// bring back: the chain goes back with the totals. The host's commits do

@@ -79,6 +79,9 @@ func (m *Migrator) Up(ctx context.Context) error {
 		if _, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS tokenalert"); err != nil {
 			return fmt.Errorf("create schema tokenalert: %w", err)
 		}
+		if err := m.migrateQueue(ctx); err != nil {
+			return err
+		}
 		if err := m.steps(ctx, conn, func(p *goose.Provider) (*goose.MigrationResult, error) { return p.UpByOne(ctx) }); err != nil {
 			return err
 		}

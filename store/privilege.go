@@ -68,9 +68,13 @@ func runNeeds(host hostNames) []privilege {
 	may("table", "tokenalert.settings", "SELECT", "INSERT", "UPDATE")
 	may("table", "tokenalert.user_limits", "SELECT")
 	may("table", "tokenalert.goose_db_version", "SELECT")
+	for _, table := range []string{"river_job", "river_leader", "river_queue"} {
+		may("table", "tokenalert."+table, "SELECT", "INSERT", "UPDATE", "DELETE")
+	}
+	may("sequence", "tokenalert.river_job_id_seq", "USAGE")
 	may("sequence", "tokenalert.doorbell", "SELECT", "UPDATE")
 	for _, function := range []string{
-		"accounts()", "lock_users(uuid[])", "now()",
+		"accounts()", "lock_users(uuid[])", "now()", "recipient(uuid)", "emailed(uuid)",
 		"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
 		"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
 	} {
@@ -93,7 +97,7 @@ var forPublic = privilege{verbs: []string{"SELECT"}, class: "sequence", object: 
 // everybody may.
 var notForPublic = []string{
 	"tokenalert.accounts()", "tokenalert.host_privileges(name)", "tokenalert.lock_users(uuid[])",
-	"tokenalert.ring()", "tokenalert.record_correction()",
+	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid)", "tokenalert.emailed(uuid)",
 }
 
 // lacking returns what a role lacks of needs, through whatever it would have it

@@ -19,6 +19,7 @@ const (
 	appLead    = appPrefix + "lead"
 	appListen  = appPrefix + "listen"
 	appMigrate = appPrefix + "migrate"
+	appDeliver = appPrefix + "deliver"
 )
 
 // poolSize bounds the connections that may go through a pooler: one for ticks,
@@ -43,23 +44,23 @@ type Store struct {
 // url means the PG* variables. Open does not connect. Errors never contain the
 // password.
 func Open(url, directURL string) (*Store, error) {
-	return open(appTick, url, directURL, directURL != "" && directURL != url)
+	return open(appTick, url, directURL, directURL != "" && directURL != url, poolSize)
 }
 
 // OpenFor is Open for a command that runs once: its sessions carry the
 // command's name in place of the tick's, and never prepare statements, so that
 // it works through any pooler.
 func OpenFor(command, url, directURL string) (*Store, error) {
-	return open(appPrefix+command, url, directURL, true)
+	return open(appPrefix+command, url, directURL, true, poolSize)
 }
 
-func open(name, url, directURL string, pooled bool) (*Store, error) {
+func open(name, url, directURL string, pooled bool, size int32) (*Store, error) {
 	s := &Store{addresses: &addresses{name: name, pooled: pooled}}
 	pool, err := s.set(url, directURL)
 	if err != nil {
 		return nil, err
 	}
-	pool.MaxConns = poolSize
+	pool.MaxConns = size
 	pool.MinConns, pool.MinIdleConns = 0, 0
 	pool.MaxConnIdleTime = time.Minute
 	// By default a session that was idle for a second is pinged first, which

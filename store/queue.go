@@ -1,0 +1,126 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+)
+
+// ours is the schema of everything that we own.
+const ours = "tokenalert"
+
+// queuePoolSize bounds the connections of a replica that delivers. River keeps
+// one of them listening.
+const queuePoolSize = 4
+
+// Delivery are the arguments of a River job: an alert on its way by a channel,
+// which is also the name of its queue.
+type Delivery struct {
+	AlertID uuid.UUID `json:"alert_id"`
+	Channel string    `json:"channel"`
+}
+
+// Kind is the job's kind.
+func (Delivery) Kind() string { return "delivery" }
+
+// DeliveryAttempts is more than a day of retries holds, which is what bounds
+// them. It is a smallint.
+const DeliveryAttempts = 1_000
+
+// insertDeliveries writes a job for each alert of tick $3 that was inserted and
+// is told, and wakes those that deliver, as River's own client does
+// (JobInsertFastMany and PGNotifyMany of riverpgxv5), in one statement of the
+// tick. A full notification queue would fail the tick's commit; then they are
+// found by the next look.
+const insertDeliveries = `WITH
+jobs AS (
+	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
+	SELECT jsonb_build_object('alert_id', a.id, 'channel', w.channel), 'delivery', $4, w.channel
+	FROM (SELECT * FROM unnest($1::uuid[], $2::text[]) AS w (id, channel) OFFSET 0) w
+	JOIN token_limit_alerts a ON a.id = w.id AND a.tick_id = $3::bigint AND a.alert_sent
+	RETURNING queue
+)
+SELECT pg_notify('tokenalert.river_insert', json_build_object('queue', queue)::text)
+FROM (SELECT DISTINCT queue FROM jobs) woken WHERE pg_notification_queue_usage() < 0.5`
+
+func queueDeliveries(batch *pgx.Batch, tick int64, decisions []Decision) {
+	var alerts []uuid.UUID
+	var channels []string
+	for _, d := range decisions {
+		for _, a := range d.Alerts {
+			for _, channel := range a.Channels {
+				alerts, channels = append(alerts, a.ID), append(channels, channel)
+			}
+		}
+	}
+	if len(alerts) > 0 {
+		batch.Queue(insertDeliveries, alerts, channels, tick, DeliveryAttempts)
+	}
+}
+
+// Queue is River's client on a pool of its own, and what its jobs read and write.
+type Queue struct {
+	*river.Client[pgx.Tx]
+	store *Store
+}
+
+// OpenQueue prepares to work on deliveries over direct connections to url:
+// River listens. It completes config by the schema, and does not connect.
+func OpenQueue(url string, config river.Config) (*Queue, error) {
+	s, err := open(appDeliver, url, "", false, queuePoolSize)
+	if err != nil {
+		return nil, err
+	}
+	config.Schema = ours
+	client, err := river.NewClient(riverpgxv5.New(s.pool), &config)
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("queue of deliveries: %w", err)
+	}
+	return &Queue{Client: client, store: s}, nil
+}
+
+// Reread is Store.Reread.
+func (q *Queue) Reread(read func() (url, directURL string, err error)) { q.store.Reread(read) }
+
+// Close closes the pool.
+func (q *Queue) Close() { q.store.Close() }
+
+// migrateQueue brings River's tables to what this binary's River wants.
+func (m *Migrator) migrateQueue(ctx context.Context) error {
+	_, to, err := m.store.current()
+	if err != nil {
+		return err
+	}
+	config, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return fmt.Errorf("queue of deliveries: %w", err)
+	}
+	config.ConnConfig = to.config.Copy()
+	config.ConnConfig.RuntimeParams["application_name"] = appMigrate
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("queue of deliveries: %w", err)
+	}
+	defer pool.Close()
+	river, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: ours, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return fmt.Errorf("queue of deliveries: %w", err)
+	}
+	result, err := river.Migrate(ctx, rivermigrate.DirectionUp, nil)
+	if err != nil {
+		return fmt.Errorf("queue of deliveries: %w", err)
+	}
+	if n := len(result.Versions); n > 0 {
+		m.say(fmt.Sprintf("up river %d: the queue of deliveries", result.Versions[n-1].Version))
+	}
+	return nil
+}
