@@ -42,15 +42,21 @@ func (s *site) granted(role string) []string {
 // added here, on purpose. prompt and response are not, nor the rest of users.
 var needed = []string{
 	"DELETE ON tokenalert.recounts",
+	"DELETE ON tokenalert.river_job",
+	"DELETE ON tokenalert.river_leader",
+	"DELETE ON tokenalert.river_queue",
 	"DELETE ON tokenalert.ticks",
 	"DELETE ON tokenalert.usage_periods",
 	"EXECUTE ON FUNCTION tokenalert.accounts()",
+	"EXECUTE ON FUNCTION tokenalert.emailed(uuid)",
 	"EXECUTE ON FUNCTION tokenalert.local_midnight(timestamp without time zone,text)",
 	"EXECUTE ON FUNCTION tokenalert.lock_users(uuid[])",
 	"EXECUTE ON FUNCTION tokenalert.now()",
 	"EXECUTE ON FUNCTION tokenalert.period_end(integer,text,timestamp with time zone)",
 	"EXECUTE ON FUNCTION tokenalert.period_start(integer,text,timestamp with time zone)",
+	"EXECUTE ON FUNCTION tokenalert.recipient(uuid)",
 	"EXECUTE ON FUNCTION tokenalert.reset_date(integer,timestamp without time zone)",
+	"EXECUTE ON FUNCTION tokenalert.river_job_state_in_bitmask(bit,tokenalert.river_job_state)",
 	"INSERT (id) ON notifications",
 	"INSERT (link_url) ON notifications",
 	"INSERT (message) ON notifications",
@@ -60,6 +66,9 @@ var needed = []string{
 	"INSERT (user_id) ON notifications",
 	"INSERT ON token_limit_alerts",
 	"INSERT ON tokenalert.recounts",
+	"INSERT ON tokenalert.river_job",
+	"INSERT ON tokenalert.river_leader",
+	"INSERT ON tokenalert.river_queue",
 	"INSERT ON tokenalert.settings",
 	"INSERT ON tokenalert.ticks",
 	"INSERT ON tokenalert.usage_periods",
@@ -75,15 +84,22 @@ var needed = []string{
 	"SELECT ON token_limit_alerts",
 	"SELECT ON tokenalert.goose_db_version",
 	"SELECT ON tokenalert.recounts",
+	"SELECT ON tokenalert.river_job",
+	"SELECT ON tokenalert.river_leader",
+	"SELECT ON tokenalert.river_queue",
 	"SELECT ON tokenalert.settings",
 	"SELECT ON tokenalert.ticks",
 	"SELECT ON tokenalert.usage_periods",
 	"SELECT ON tokenalert.user_limits",
 	"UPDATE ON SEQUENCE tokenalert.doorbell",
+	"UPDATE ON tokenalert.river_job",
+	"UPDATE ON tokenalert.river_leader",
+	"UPDATE ON tokenalert.river_queue",
 	"UPDATE ON tokenalert.settings",
 	"UPDATE ON tokenalert.usage_periods",
 	"USAGE ON SCHEMA public",
 	"USAGE ON SCHEMA tokenalert",
+	"USAGE ON SEQUENCE tokenalert.river_job_id_seq",
 }
 
 // neededInCMS are those for limits that are columns of users.
@@ -132,6 +148,7 @@ func (s *site) duties(ctx context.Context, role string) error {
 			return []store.Decision{{UserID: user, PeriodStart: start, Marks: []int32{80}, Alerts: []store.Alert{{
 				ID: uuid.New(), OrganizationID: s.org, PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(),
 				NotificationID: uuid.New(), Title: "title", Body: "body", Link: "/", Newest: &start,
+				Channels: []string{"email"},
 			}}}}
 		})
 		if err != nil {
@@ -148,6 +165,9 @@ func (s *site) duties(ctx context.Context, role string) error {
 		return err
 	}
 	if _, err = st.Prune(ctx, time.Hour); err != nil {
+		return err
+	}
+	if err = s.deliverOnce(ctx, role); err != nil {
 		return err
 	}
 	lead, err := st.ConnectLead(ctx, 10*time.Second)
@@ -217,6 +237,9 @@ func TestTheRuntimeRoleMayNot(t *testing.T) {
 		"DELETE FROM ai_usage_logs",
 		"TRUNCATE ai_usage_logs",
 		"SELECT email FROM users",
+		"SELECT FROM tokenalert.river_migration",
+		"UPDATE token_limit_alerts SET alert_type = 'both'",
+		"TRUNCATE tokenalert.river_job",
 		"SELECT password_hash FROM users",
 		"UPDATE users SET monthly_token_limit = 0",
 		"DELETE FROM users",

@@ -77,6 +77,7 @@ func runNeeds(host hostNames) []privilege {
 		"accounts()", "lock_users(uuid[])", "now()", "recipient(uuid)", "emailed(uuid)",
 		"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
 		"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
+		"river_job_state_in_bitmask(bit, tokenalert.river_job_state)", // of an index
 	} {
 		may("function", "tokenalert."+function, "EXECUTE")
 	}

@@ -194,6 +194,7 @@ func TestWhatEverybodyMayDo(t *testing.T) {
 			"EXECUTE ON tokenalert.period_end(integer,text,timestamp with time zone)",
 			"EXECUTE ON tokenalert.period_start(integer,text,timestamp with time zone)",
 			"EXECUTE ON tokenalert.reset_date(integer,timestamp without time zone)",
+			"EXECUTE ON tokenalert.river_job_state_in_bitmask(bit,tokenalert.river_job_state)", // of River's index
 			"SELECT ON tokenalert.doorbell",
 		}, s.list(`
 			SELECT format('%s ON %s', privilege_type, object) FROM (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/mail"
 	"net/url"
 	"os"
 	"reflect"
@@ -36,6 +37,17 @@ type Config struct {
 	// Backfill is about users who already stand above a threshold when the
 	// first count ends: tell them, or only record it.
 	Backfill string `env:"TOKENALERT_BACKFILL" envDefault:"tell" help:"at the first start, users above a threshold: tell or record"`
+
+	// SiteURL makes a link that is a path absolute, where it leaves the site: in
+	// e-mails and webhooks.
+	SiteURL string `env:"TOKENALERT_SITE_URL" envDefault:"off" help:"the site that a link in an e-mail leads to, such as https://learn.example.com"`
+	// Email delivers by each organization's own server, or else by that of
+	// TOKENALERT_SMTP_URL.
+	Email string `env:"TOKENALERT_EMAIL" envDefault:"off" help:"tell users by e-mail too: on or off"`
+	// EmailFrom is the sender where an organization has no server of its own.
+	EmailFrom string `env:"TOKENALERT_EMAIL_FROM" envDefault:"off" help:"sender of e-mails by TOKENALERT_SMTP_URL, such as Alerts <alerts@example.com>"`
+	// WebhookAllow are hosts that webhooks may reach although they are private.
+	WebhookAllow []string `env:"TOKENALERT_WEBHOOK_ALLOW" envDefault:"off" help:"names, addresses or networks that a webhook may reach although they are private"`
 
 	// Bell auto rings unless max_prepared_transactions is above 0, where a
 	// NOTIFY would make the host's PREPARE TRANSACTION fail.
@@ -79,10 +91,11 @@ type Config struct {
 
 // HTTPEnabled reports whether there is an address to listen on.
 func (c Config) HTTPEnabled() bool {
-	return c.HTTPAddress != "" && c.HTTPAddress != httpOff
+	return c.HTTPAddress != "" && c.HTTPAddress != off
 }
 
-const httpOff = "off"
+// off is the value of a setting that there is none.
+const off = "off"
 
 // Setting is a field of Config, as its environment variable.
 type Setting struct {
@@ -103,6 +116,8 @@ func (c Config) Settings() []Setting {
 		switch v := value.Interface().(type) {
 		case []int:
 			s.Value = thresholdsText(v)
+		case []string:
+			s.Value = strings.Join(v, ",")
 		case time.Duration:
 			s.Value = durationText(v)
 		default:
@@ -148,7 +163,7 @@ func LoadConfig(environment map[string]string) (Config, error) {
 	for _, s := range c.Settings() {
 		switch value, found := given[s.Name]; {
 		case found && value == "" && s.Field == "HTTPAddress":
-			c.HTTPAddress = httpOff
+			c.HTTPAddress = off
 		case found && value == "":
 			errs = append(errs, fmt.Errorf("%s is empty: leave it out for its default, %s", s.Name, s.Default))
 		case failedOn(parseErr, s.Field):
@@ -231,6 +246,14 @@ func (c Config) broken() []error {
 		refuse("TOKENALERT_LINK_URL=%s must be a URL or the path of one, without a user or password: everyone who is told can read it", settingText(c.LinkURL))
 	}
 	oneOf("TOKENALERT_BACKFILL", c.Backfill, "tell", "record")
+	if site, err := url.Parse(c.SiteURL); c.SiteURL != off && (err != nil || site.User != nil || site.Host == "" || site.RawQuery != "" ||
+		site.Fragment != "" || site.Scheme != "https" && site.Scheme != "http") {
+		refuse("TOKENALERT_SITE_URL=%s must be the http or https URL of a site, without a user, password or query", settingText(c.SiteURL))
+	}
+	oneOf("TOKENALERT_EMAIL", c.Email, "on", "off")
+	if _, err := mail.ParseAddress(c.EmailFrom); c.EmailFrom != off && err != nil {
+		refuse("TOKENALERT_EMAIL_FROM must be an address, such as alerts@example.com or Alerts <alerts@example.com>")
+	}
 
 	oneOf("TOKENALERT_BELL", c.Bell, "auto", "on", "off")
 	between("TOKENALERT_BELL_LEASE", c.BellLease, 2*time.Second, 5*time.Minute)

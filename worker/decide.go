@@ -35,6 +35,7 @@ type rules struct {
 	language   Language
 	link       string
 	zone       *time.Location
+	channels   []string // by which alerts are delivered, besides the notification
 }
 
 // decideAll is the store.Decide of a tick.
@@ -131,6 +132,7 @@ func (r rules) alert(c store.Candidate, threshold int32, reason Reason) store.Al
 			TokenLimit: c.TokenLimit, PeriodEnd: c.PeriodEnd, Zone: r.zone,
 		}, r.language)
 		a.Title, a.Body = m.Title, m.Body
+		a.Channels = r.channels
 	}
 	return a
 }

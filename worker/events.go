@@ -59,6 +59,17 @@ const (
 	// EventAlertSuppressed is written after the commit, for each crossing that was not notified.
 	EventAlertSuppressed EventName = "alert.suppressed"
 
+	// EventDeliveryStarted is written when the queue of deliveries is open, once per connection.
+	EventDeliveryStarted EventName = "delivery.started"
+	// EventDeliveryCompleted is written when an alert has been handed over to a channel.
+	EventDeliveryCompleted EventName = "delivery.completed"
+	// EventDeliveryRetried is written when handing it over failed and will be tried again.
+	EventDeliveryRetried EventName = "delivery.retried"
+	// EventDeliveryFailed is written when it is given up.
+	EventDeliveryFailed EventName = "delivery.failed"
+	// EventDeliveryQueue is written for what the queue of deliveries reports.
+	EventDeliveryQueue EventName = "delivery.queue"
+
 	// EventRecountDone is written after a tick that counted periods anew.
 	EventRecountDone EventName = "recount.done"
 	// EventRecountDeferred is written after a tick that put users back, their rows being locked.
@@ -144,6 +155,12 @@ var Events = []EventDoc{
 	{EventAlertSent, levelInfo, "A user stands at or above a threshold and has been told. Without a latency where no single row is known to have crossed it: after a correction or a full count. Never suppressed.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from"}},
 	{EventAlertSuppressed, levelInfo, "A user stands at or above a threshold and was not told, for `reason`: `superseded` (a higher threshold was told), `period_closed` (committed after its period had ended), `threshold_added` (the user already stood above a threshold that the settings gained), `carried_over` (reset day, zone or organization changed, and the user was told in the overlapping period), `backfill` (first start with `TOKENALERT_BACKFILL=record`), `muted`, `already_told` (under the same limit in the same period). Never suppressed from the log.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from", "reason"}},
 
+	{EventDeliveryStarted, levelInfo, "This worker takes deliveries from the queue, by these channels.", []string{"channels"}},
+	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "threshold", "attempt", "delivery_ms", "duration_ms"}},
+	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "threshold", "attempt", "error", "retry_at"}},
+	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "threshold", "attempt", "error"}},
+	{EventDeliveryQueue, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "The queue of deliveries met an error, mostly with the database, and goes on by itself. What waits in it is not lost.", []string{"reason", "error", "retry_ms"}},
+
 	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
 	{EventRecountDeferred, levelInfo, "Users who were about to be told are locked by the host; they were put back, and are told at a later tick.", []string{"users"}},
 	{EventUserSetAside, levelError, "The data of this user makes a statement fail. Everyone else is counted; this user is tried again at `retry_at`.", []string{"user", "sqlstate", "error", "retry_at"}},
@@ -175,15 +192,20 @@ type FieldDoc struct{ Name, Meaning string }
 var EventFields = []FieldDoc{
 	{"actual", "tokens that the rows add up to"},
 	{"after", "the value that is in force now"},
+	{"alert", "id of the alert, which is also that of the delivery"},
 	{"alerts", "alerts written, whether told or not"},
 	{"armed_until", "the time at which the bell falls silent unless renewed"},
+	{"attempt", "how many times it has been tried"},
 	{"before", "the value that was in force"},
 	{"behind_ms", "age of the oldest commit that the tick left uncounted, 0 when none, in milliseconds"},
 	{"bell", "`TOKENALERT_BELL`"},
 	{"bounded", "whether the tick ended earlier than now, leaving rows to the next"},
+	{"channel", "`notification` (into another database), `email` or `webhook`"},
+	{"channels", "the channels that are set up"},
 	{"commit", "the commit that the binary was built from"},
 	{"configured", "the value that this worker is configured with"},
 	{"counted", "tokens in the running total"},
+	{"delivery_ms", "from the alert to its delivery, in milliseconds"},
 	{"differing", "users whose total differs"},
 	{"done", "how much of it is done, in percent"},
 	{"duration_ms", "what it took, in milliseconds"},

@@ -54,12 +54,15 @@ type Metrics struct {
 
 	uncounted   atomic.Pointer[time.Time]
 	headroom    headroomCollector
+	backlogs    backlogCollector
 	registry    *prometheus.Registry
 	lastTick    prometheus.Gauge
 	ticks       *prometheus.CounterVec
 	tickSeconds prometheus.Histogram
 	alerts      *prometheus.CounterVec
 	reconnects  *prometheus.CounterVec
+	deliveries  *prometheus.CounterVec
+	delivered   *prometheus.HistogramVec
 }
 
 // NewMetrics registers everything, with a zero for each series that is known
@@ -89,6 +92,9 @@ func NewMetrics(version, commit string) *Metrics {
 		reconnects: newCounters(r, "reconnects_total", "Connections opened again after a failure.", "connection"),
 		registry:   r,
 	}
+	m.deliveries = newCounters(r, "deliveries_total", "Attempts to hand an alert over to a channel, by what became of them: delivered, retried (it failed and is tried again) or failed (for good).", "channel", "outcome")
+	m.delivered = newHistograms(r, "alert_to_delivery_seconds", "Seconds from an alert to its being handed over to a channel.", "channel",
+		.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 	for _, kind := range metricKinds {
 		for _, outcome := range metricOutcomes {
 			m.ticks.WithLabelValues(kind, outcome)
@@ -113,7 +119,7 @@ func NewMetrics(version, commit string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(info, &m.headroom, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(info, &m.headroom, &m.backlogs, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -189,6 +195,73 @@ func newDesc(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName("tokenalert", "", name), help, nil, nil)
 }
 
+// The outcomes of an attempt to deliver, as a metric's label.
+const (
+	OutcomeDelivered = "delivered"
+	OutcomeRetried   = "retried"
+)
+
+// SetChannels starts the series of the channels that are set up.
+func (m *Metrics) SetChannels(channels ...string) {
+	for _, channel := range channels {
+		for _, outcome := range []string{OutcomeDelivered, OutcomeRetried, OutcomeFailed} {
+			m.deliveries.WithLabelValues(channel, outcome)
+		}
+		m.delivered.WithLabelValues(channel)
+	}
+}
+
+// Delivery counts an attempt to deliver an alert that was written so long ago.
+func (m *Metrics) Delivery(channel, outcome string, age time.Duration) {
+	m.deliveries.WithLabelValues(channel, outcome).Inc()
+	if outcome == OutcomeDelivered {
+		m.delivered.WithLabelValues(channel).Observe(max(age.Seconds(), 0))
+	}
+}
+
+// Backlogs says what waited to be delivered a moment ago, by each channel that
+// is set up or has something waiting; nil: nobody knows, or another worker leads
+// and says it.
+func (m *Metrics) Backlogs(b []store.Backlog) {
+	if b == nil {
+		m.backlogs.last.Store(nil)
+		return
+	}
+	m.backlogs.last.Store(&b)
+}
+
+// backlogCollector has series only while there is something to say.
+type backlogCollector struct {
+	last atomic.Pointer[[]store.Backlog]
+}
+
+var (
+	deliveriesWaiting = prometheus.NewDesc("tokenalert_deliveries_waiting", "Alerts that wait to be handed over to a channel, those included that are tried again later.", []string{"channel"}, nil)
+	deliveryOldest    = prometheus.NewDesc("tokenalert_deliveries_oldest_seconds", "Age of the oldest alert that waits to be handed over to a channel, 0 when none does.", []string{"channel"}, nil)
+)
+
+// Describe sends the descriptions of all that Collect may send.
+func (c *backlogCollector) Describe(to chan<- *prometheus.Desc) {
+	to <- deliveriesWaiting
+	to <- deliveryOldest
+}
+
+// Collect sends what was seen last.
+func (c *backlogCollector) Collect(to chan<- prometheus.Metric) {
+	backlogs := c.last.Load()
+	if backlogs == nil {
+		return
+	}
+	for _, b := range *backlogs {
+		age := 0.0
+		if b.Waiting > 0 {
+			age = time.Since(b.Oldest).Seconds()
+		}
+		to <- prometheus.MustNewConstMetric(deliveriesWaiting, prometheus.GaugeValue, float64(b.Waiting), b.Channel)
+		to <- prometheus.MustNewConstMetric(deliveryOldest, prometheus.GaugeValue, max(age, 0), b.Channel)
+	}
+}
+
 // Alert counts a crossing of a threshold, in percent: ReasonSent, or the
 // reason of alert.suppressed.
 func (m *Metrics) Alert(threshold int, reason string) {
@@ -215,6 +288,12 @@ func newCounters(r *prometheus.Registry, name, help string, labels ...string) *p
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "tokenalert", Name: name, Help: help}, labels)
 	r.MustRegister(c)
 	return c
+}
+
+func newHistograms(r *prometheus.Registry, name, help, label string, buckets ...float64) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "tokenalert", Name: name, Help: help, Buckets: buckets}, []string{label})
+	r.MustRegister(h)
+	return h
 }
 
 func newGauge(r *prometheus.Registry, name, help string) prometheus.Gauge {

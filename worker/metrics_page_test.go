@@ -64,6 +64,8 @@ func everyMetric(t *testing.T) []*dto.MetricFamily {
 	m := NewMetrics("1.2.3", "abcdef0")
 	m.SetThresholds(80)
 	m.Headroom(&store.Headroom{PasswordExpires: new(time.Now())})
+	m.SetChannels("email")
+	m.Backlogs([]store.Backlog{{Channel: "email"}})
 	all, err := m.registry.Gather()
 	require.NoError(t, err)
 	return slices.DeleteFunc(all, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), "tokenalert_") })

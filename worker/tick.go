@@ -100,6 +100,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		language:   Language(l.config.Language),
 		link:       l.config.LinkURL,
 		zone:       l.zone,
+		channels:   l.channels,
 	}
 	result, err := l.store.Tick(ctx, store.TickRequest{
 		Kind:      kind,

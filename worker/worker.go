@@ -33,13 +33,14 @@ const releaseWithin = 2 * time.Second
 
 // Worker runs one replica.
 type Worker struct {
-	config  Config
-	store   *store.Store
-	log     *zap.Logger
-	metrics *Metrics
-	health  *Health
-	zone    *time.Location
-	mine    *store.Settings // what this worker puts in force
+	config   Config
+	store    *store.Store
+	log      *zap.Logger
+	metrics  *Metrics
+	health   *Health
+	zone     *time.Location
+	mine     *store.Settings // what this worker puts in force
+	channels []string
 
 	connected bool // the database has been fit to work on, once
 }
@@ -54,6 +55,10 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 	metrics.SetThresholds(config.Thresholds...)
 	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: config.inForce()}, nil
 }
+
+// DeliverBy has each alert queued for delivery by these channels, besides the
+// notification. It is to be called before Run.
+func (w *Worker) DeliverBy(channels ...string) { w.channels = channels }
 
 // inForce are the settings that a worker of this configuration puts in force.
 func (c Config) inForce() *store.Settings {

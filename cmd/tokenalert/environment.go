@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -33,11 +34,31 @@ type settings struct {
 }
 
 const (
-	prefix      = "TOKENALERT_"
-	databaseVar = "DATABASE_URL"
-	listenVar   = "TOKENALERT_LISTEN_URL"
-	fileSuffix  = "_FILE"
+	prefix           = "TOKENALERT_"
+	databaseVar      = "DATABASE_URL"
+	listenVar        = "TOKENALERT_LISTEN_URL"
+	notificationsVar = "TOKENALERT_NOTIFICATIONS_URL"
+	smtpVar          = "TOKENALERT_SMTP_URL"
+	webhookVar       = "TOKENALERT_WEBHOOK_URL"
+	webhookSecretVar = "TOKENALERT_WEBHOOK_SECRET" //nolint:gosec // its name
+	fileSuffix       = "_FILE"
 )
+
+// secrets are the settings that no line of a log may show. Each may stand in a
+// file, which the variable with fileSuffix names.
+var secrets = []worker.Setting{
+	{Name: databaseVar, Default: "PG* variables", Help: "the host's database: a URL, or keyword=value"},
+	{Name: listenVar, Default: databaseVar, Help: "a direct connection, where the first goes through a pooler"},
+	{Name: notificationsVar, Default: "-", Help: "another database whose notifications the host's page shows"},
+	{Name: smtpVar, Default: "-", Help: "mail server, smtp://user:password@host:587 (STARTTLS) or smtps://…:465"},
+	{Name: webhookVar, Default: "-", Help: "where each alert is posted to, as JSON"},
+	{Name: webhookSecretVar, Default: "-", Help: "what signs it, whsec_…; two while one is being replaced"},
+}
+
+// isDatabase reports whether a secret is a connection string.
+func isDatabase(name string) bool {
+	return name == databaseVar || name == listenVar || name == notificationsVar
+}
 
 // loadSettings reads environ, which has the form of os.Environ, and reports
 // every error at once. No error holds a connection string or a part of one.
@@ -45,9 +66,11 @@ const (
 // from the process's own environment.
 func loadSettings(environ []string) (settings, error) {
 	environment := env.ToMap(environ)
-	for _, name := range []string{databaseVar, listenVar, databaseVar + fileSuffix, listenVar + fileSuffix} {
-		if environment[name] == "" {
-			delete(environment, name)
+	for _, secret := range secrets {
+		for _, name := range []string{secret.Name, secret.Name + fileSuffix} {
+			if environment[name] == "" {
+				delete(environment, name)
+			}
 		}
 	}
 	config, err := worker.LoadConfig(environment)
@@ -55,13 +78,13 @@ func loadSettings(environ []string) (settings, error) {
 	errs := s.unknownNames()
 	var addressErr error
 	s.databaseURL, s.listenURL, addressErr = s.addresses()
-	return s, errors.Join(append(errs, addressErr, err)...)
+	return s, errors.Join(append(errs, addressErr, s.checkChannels(), err)...)
 }
 
 // addresses are databaseURL and listenURL as of now: what stands in a file may
 // have changed since the last time. The errors are those of loadSettings.
 func (s settings) addresses() (databaseURL, listenURL string, err error) {
-	databaseURL, err = s.address(databaseVar)
+	databaseURL, err = s.secret(databaseVar)
 	if err == nil {
 		if fault := connectionFault(databaseURL); fault != "" {
 			name := s.origin(databaseVar)
@@ -71,7 +94,7 @@ func (s settings) addresses() (databaseURL, listenURL string, err error) {
 			err = fmt.Errorf("%s %s", name, fault)
 		}
 	}
-	listenURL, listenErr := s.address(listenVar)
+	listenURL, listenErr := s.secret(listenVar)
 	switch {
 	case listenErr != nil:
 		err = errors.Join(err, listenErr)
@@ -85,9 +108,16 @@ func (s settings) addresses() (databaseURL, listenURL string, err error) {
 	return databaseURL, listenURL, err
 }
 
-// address is the connection string that a variable holds, or the file that the
-// other variable names: its first and only line.
-func (s settings) address(name string) (string, error) {
+// secret is what a variable holds, or the file that the other variable names:
+// its first and only line.
+func (s settings) secret(name string) (string, error) {
+	holds := "a connection string"
+	switch {
+	case name == webhookSecretVar:
+		holds = "secrets that begin with whsec_"
+	case !isDatabase(name):
+		holds = "a URL"
+	}
 	path, given := s.environment[name+fileSuffix]
 	switch {
 	case !given:
@@ -105,9 +135,9 @@ func (s settings) address(name string) (string, error) {
 	text := strings.TrimSpace(string(content))
 	switch {
 	case text == "":
-		return "", fmt.Errorf("%s names %q, which is empty; it is to hold a connection string", name+fileSuffix, path)
+		return "", fmt.Errorf("%s names %q, which is empty; it is to hold %s", name+fileSuffix, path, holds)
 	case strings.ContainsAny(text, "\r\n"):
-		return "", fmt.Errorf("%s names %q, which has more than one line; it is to hold a connection string and nothing else", name+fileSuffix, path)
+		return "", fmt.Errorf("%s names %q, which has more than one line; it is to hold %s and nothing else", name+fileSuffix, path, holds)
 	}
 	return text, nil
 }
@@ -127,24 +157,47 @@ func (s settings) inFile() bool {
 
 // all lists every setting, those of the database first and unmasked.
 func (s settings) all() []worker.Setting {
-	return append([]worker.Setting{
-		{
-			Name: databaseVar, Value: s.databaseURL, Default: "PG* variables",
-			Help: "the host's database: a URL, or keyword=value",
-		},
-		{
-			Name: databaseVar + fileSuffix, Value: s.environment[databaseVar+fileSuffix], Default: "-",
+	var list []worker.Setting
+	for _, secret := range secrets {
+		file := worker.Setting{
+			Name: secret.Name + fileSuffix, Value: s.environment[secret.Name+fileSuffix], Default: "-",
 			Help: "a file that holds it, read again for each new connection",
-		},
-		{
-			Name: listenVar, Value: s.listenURL, Default: databaseVar,
-			Help: "a direct connection, where the first goes through a pooler",
-		},
-		{
-			Name: listenVar + fileSuffix, Value: s.environment[listenVar+fileSuffix], Default: "-",
-			Help: "a file that holds it, read again for each new connection",
-		},
-	}, s.Settings()...)
+		}
+		if !isDatabase(secret.Name) {
+			file.Help = "a file that holds it, read again for each delivery"
+		}
+		switch secret.Name {
+		case databaseVar:
+			secret.Value = s.databaseURL
+		case listenVar:
+			secret.Value = s.listenURL
+		default:
+			secret.Value, _ = s.secret(secret.Name) // what is wrong was said when it was loaded
+		}
+		list = append(list, secret, file)
+	}
+	return append(list, s.Settings()...)
+}
+
+// maskSecret shows what of a secret may be shown.
+func maskSecret(name, value string) string {
+	switch {
+	case isDatabase(name):
+		return maskConnection(value)
+	case value == "":
+		return ""
+	case name == webhookSecretVar:
+		return mask
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" {
+		return mask
+	}
+	shown := u.Scheme + "://" + u.Host // its path and query may be what lets in
+	if name == webhookVar && strings.Trim(u.Path, "/")+u.RawQuery != "" {
+		shown += "/" + mask
+	}
+	return shown
 }
 
 // print writes every effective setting as NAME=value, secrets masked, first
@@ -159,13 +212,13 @@ func (s settings) print(w io.Writer) error {
 	}
 	for _, row := range s.all() {
 		from := row.Name
-		if row.Name == databaseVar || row.Name == listenVar {
-			row.Value = maskConnection(row.Value)
+		if slices.ContainsFunc(secrets, func(secret worker.Setting) bool { return secret.Name == row.Name }) {
+			row.Value = maskSecret(row.Name, row.Value)
 			from = s.origin(row.Name)
 		}
 		if _, found := s.environment[from]; found {
 			line(&given, row.Name, row.Value)
-		} else if !strings.HasSuffix(row.Name, fileSuffix) { // which have no default
+		} else if row.Default != "-" { // which stands for none
 			line(&defaults, row.Name, row.Value)
 		}
 		if row.Name != databaseVar {

@@ -78,7 +78,7 @@ doctor has its own: see its help.`,
 		commands []*cobra.Command
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
-		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
+		{"See what it does:", []*cobra.Command{newStatus(), newExplain(), newDeliveries()}},
 		{"When something may be wrong:", []*cobra.Command{newDoctor(), newReconcile()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {

@@ -9,10 +9,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/riverqueue/river"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"tokenalert/delivery"
 	"tokenalert/store"
 	"tokenalert/worker"
 )
@@ -151,7 +153,7 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 		group.Go(func() error { return server.Run(serving) })
 	}
 	finished := make(chan error, 1)
-	go func() { finished <- w.Run(ctx) }()
+	go func() { finished <- work(ctx, s, w, log, metrics) }()
 	select {
 	case err = <-finished:
 	case <-graceOver.Done():
@@ -167,3 +169,55 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 	stopServing()
 	return errors.Join(err, group.Wait())
 }
+
+// work counts and tells, and delivers where a channel is set up, until ctx ends
+// or one of them cannot go on.
+func work(ctx context.Context, s settings, w *worker.Worker, log *zap.Logger, metrics *worker.Metrics) error {
+	channels := s.channels()
+	if len(channels.Names()) == 0 {
+		return w.Run(ctx)
+	}
+	w.DeliverBy(channels.Names()...)
+	d := &delivery.Deliverer{
+		Channels: channels, Words: w.Words(), Zone: w.Zone(), Log: log, Metrics: metrics, Grace: s.ShutdownGrace,
+		OpenQueue: func(config river.Config) (*store.Queue, error) {
+			q, err := store.OpenQueue(s.listenURL, config)
+			if err == nil && s.inFile() {
+				q.Reread(func() (string, string, error) {
+					_, direct, err := s.addresses()
+					return direct, "", err
+				})
+			}
+			return q, err
+		},
+		OpenNotifications: func() (*store.Store, error) {
+			url, err := channels.Notifications()
+			if err != nil {
+				return nil, err
+			}
+			other, err := store.OpenFor("notifications", url, "")
+			if err == nil {
+				other.Reread(func() (string, string, error) {
+					url, err := channels.Notifications()
+					return url, "", err
+				})
+			}
+			return other, err
+		},
+	}
+	group, working := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := w.Run(working); err != nil {
+			return err
+		}
+		return errStopped
+	})
+	group.Go(func() error { return d.Run(working) })
+	if err := group.Wait(); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
+}
+
+// errStopped ends what runs beside a worker that stopped on purpose.
+var errStopped = errors.New("stopped")

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"tokenalert/delivery"
+)
+
+// channels are the ways to deliver that are set up.
+func (s settings) channels() delivery.Channels {
+	source := func(name string) delivery.Source {
+		if s.environment[s.origin(name)] == "" {
+			return nil
+		}
+		return func() (string, error) { return s.secret(name) }
+	}
+	c := delivery.Channels{
+		Notifications: source(notificationsVar),
+		Email:         s.Email == "on",
+		SMTP:          source(smtpVar),
+		From:          given(s.EmailFrom),
+		Webhook:       source(webhookVar),
+		WebhookSecret: source(webhookSecretVar),
+		SiteURL:       given(s.SiteURL),
+		Link:          s.LinkURL,
+	}
+	if given(strings.Join(s.WebhookAllow, ",")) != "" {
+		c.WebhookAllow = s.WebhookAllow
+	}
+	return c
+}
+
+// given is a setting's value, empty where it is off.
+func given(value string) string {
+	if value == "off" {
+		return ""
+	}
+	return value
+}
+
+// checkChannels refuses ways to deliver that cannot work.
+func (s settings) checkChannels() error {
+	var errs []error
+	c := s.channels()
+	if c.Notifications != nil {
+		value, err := s.secret(notificationsVar)
+		if fault := connectionFault(value); err == nil && fault != "" {
+			err = fmt.Errorf("%s %s", s.origin(notificationsVar), fault)
+		}
+		errs = append(errs, err)
+	}
+	for _, about := range []struct {
+		name   string
+		needed string
+		given  bool
+	}{
+		{smtpVar, "TOKENALERT_EMAIL=on", c.Email || c.SMTP == nil},
+		{smtpVar, "TOKENALERT_EMAIL_FROM, the sender", c.SMTP == nil || c.From != ""},
+		{webhookSecretVar, webhookVar, c.WebhookSecret == nil || c.Webhook != nil},
+		{webhookVar, webhookSecretVar + ", which signs what is posted", c.Webhook == nil || c.WebhookSecret != nil},
+	} {
+		if !about.given {
+			errs = append(errs, fmt.Errorf("%s needs %s", s.origin(about.name), about.needed))
+		}
+	}
+	return errors.Join(append(errs, c.Check(s.origin))...)
+}

@@ -1,0 +1,179 @@
+package delivery
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river"
+	"go.uber.org/zap"
+
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// How a replica works on the queue.
+const (
+	// pollEvery bounds what a lost wake-up can cost.
+	pollEvery = 10 * time.Second
+	// rescueAfter is when a job is taken from a worker that died with it.
+	rescueAfter = 2 * time.Minute
+	// keepDelivered and keepFailed are how long they can be listed.
+	keepDelivered = 7 * 24 * time.Hour
+	keepFailed    = 30 * 24 * time.Hour
+	// reconnectAfter is the pause before the queue is opened again.
+	reconnectAfter = time.Second
+	// backlogEvery is how often it is looked what waits.
+	backlogEvery = time.Minute
+)
+
+// workers are how many deliveries a replica hands over at a time, by channel.
+var workers = map[string]int{Notification: 2, Email: 10, Webhook: 4}
+
+// Deliverer works on the queue of deliveries, as one of the replicas.
+type Deliverer struct {
+	Channels Channels
+	Words    *worker.Words
+	Log      *zap.Logger
+	Metrics  *worker.Metrics
+	// OpenQueue opens the queue's database.
+	OpenQueue func(river.Config) (*store.Queue, error)
+	// OpenNotifications opens the other database; used where there is one.
+	OpenNotifications func() (*store.Store, error)
+	// Zone is whose dates messages are written in.
+	Zone *time.Location
+	// Grace bounds how long a stop waits for what is being handed over.
+	Grace time.Duration
+}
+
+// Run delivers until ctx ends. It waits for a database that is away.
+func (d *Deliverer) Run(ctx context.Context) error {
+	d.Metrics.SetChannels(d.Channels.Names()...)
+	defer d.Metrics.Backlogs(nil)
+	jobs := &attempts{Deliverer: d, channels: map[string]channel{}}
+	queues := map[string]river.QueueConfig{}
+	for _, name := range d.Channels.Names() {
+		queues[name] = river.QueueConfig{MaxWorkers: workers[name]}
+	}
+	registered := river.NewWorkers()
+	river.AddWorker(registered, jobs)
+	q, err := d.OpenQueue(river.Config{
+		Queues: queues, Workers: registered, Logger: riverLog(d.Log), RetryPolicy: retryPolicy{time.Now},
+		FetchPollInterval: pollEvery, JobTimeout: attemptTimeout, RescueStuckJobsAfter: rescueAfter,
+		CompletedJobRetentionPeriod: keepDelivered, CancelledJobRetentionPeriod: keepFailed, DiscardedJobRetentionPeriod: keepFailed,
+		ReindexerSchedule: river.NeverSchedule(), // which only an owner may
+	})
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	jobs.queue = q
+	for _, name := range d.Channels.Names() {
+		switch name {
+		case Notification:
+			s, err := d.OpenNotifications()
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			jobs.channels[name] = &inbox{Deliverer: d, store: s}
+		case Email:
+			jobs.channels[name] = &mailer{Deliverer: d, queue: q}
+		case Webhook:
+			jobs.channels[name] = &hooker{Deliverer: d}
+		}
+	}
+	if !d.start(ctx, q) {
+		return nil
+	}
+	d.Log.Info("delivering", worker.Event(worker.EventDeliveryStarted), zap.String("channels", strings.Join(d.Channels.Names(), ",")))
+	d.watch(ctx, q)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.Grace/2)
+	defer cancel()
+	if q.Stop(stopping) != nil { // what is being handed over takes too long
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.Grace/4)
+		defer cancel()
+		_ = q.StopAndCancel(stopping) // what it leaves is rescued
+	}
+	return nil
+}
+
+// start starts River, as often as it takes, and reports whether it runs.
+func (d *Deliverer) start(ctx context.Context, q *store.Queue) bool {
+	for {
+		err := q.Start(context.WithoutCancel(ctx)) // Stop ends it
+		if err == nil {
+			return true
+		}
+		d.Log.Warn("the queue of deliveries cannot be opened; trying again", worker.Event(worker.EventDeliveryQueue),
+			zap.Error(err), zap.Duration("retry_ms", reconnectAfter))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(reconnectAfter):
+		}
+	}
+}
+
+// watch says what waits, until ctx ends.
+func (d *Deliverer) watch(ctx context.Context, q *store.Queue) {
+	t := time.NewTicker(backlogEvery)
+	defer t.Stop()
+	for {
+		looking, cancel := context.WithTimeout(ctx, attemptTimeout)
+		waiting, err := q.Backlogs(looking)
+		cancel()
+		if err == nil {
+			d.Metrics.Backlogs(d.complete(waiting))
+		} else {
+			d.Metrics.Backlogs(nil)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// complete adds the channels that nothing waits for.
+func (d *Deliverer) complete(waiting []store.Backlog) []store.Backlog {
+	seen := map[string]bool{}
+	for _, b := range waiting {
+		seen[b.Channel] = true
+	}
+	for _, name := range d.Channels.Names() {
+		if !seen[name] {
+			waiting = append(waiting, store.Backlog{Channel: name})
+		}
+	}
+	return waiting
+}
+
+// stopping reports whether an attempt ended with the process, not by itself.
+func (d *Deliverer) stopping(ctx context.Context) bool {
+	return ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded
+}
+
+// notice is what an alert says. Whatever it is made of stands in the alert's row,
+// so that it says the same whenever and wherever it is made.
+func notice(a *store.ToldAlert, zone *time.Location) worker.Notice {
+	return worker.Notice{
+		FullName: a.FullName, Language: a.Language, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: zone,
+	}
+}
+
+func isAbsolute(link string) bool {
+	u, err := url.Parse(link)
+	return err == nil && u.IsAbs()
+}
+
+// joined is path on site, empty where there is no site.
+func joined(site, path string) string {
+	if site == "" {
+		return ""
+	}
+	return strings.TrimSuffix(site, "/") + "/" + strings.TrimPrefix(path, "/")
+}

@@ -1,0 +1,75 @@
+package delivery
+
+import (
+	"encoding/json"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"time"
+
+	"github.com/riverqueue/river/rivertype"
+)
+
+// A delivery that fails is tried again after ten seconds, then after twice as
+// long each time, up to an hour, for a day.
+const (
+	firstPause = 10 * time.Second
+	lastPause  = time.Hour
+	giveUpAge  = 24 * time.Hour
+)
+
+// pauseAfter is how long to wait after attempt, the first being 1. It is up to a
+// tenth shorter, by the job's id, so that what failed together does not come back
+// together.
+func pauseAfter(id int64, attempt int) time.Duration {
+	pause := lastPause
+	if doublings := max(attempt-1, 0); doublings < 9 {
+		pause = min(firstPause<<doublings, lastPause)
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(strconv.FormatInt(id, 10))) // never fails
+	return pause - time.Duration(int64(pause)/10*int64(h.Sum32()%1000)/1000)
+}
+
+// triedSince is since when a job is tried: since it was written, or since
+// somebody had it tried again.
+func triedSince(job *rivertype.JobRow) time.Time {
+	var m struct {
+		RetriedAt time.Time `json:"retried_at"`
+	}
+	if json.Unmarshal(job.Metadata, &m) == nil && m.RetriedAt.After(job.CreatedAt) {
+		return m.RetriedAt
+	}
+	return job.CreatedAt
+}
+
+// retryPolicy is River's question when a failed job comes next.
+type retryPolicy struct{ now func() time.Time }
+
+// NextRetry is asked after an attempt that failed.
+func (p retryPolicy) NextRetry(job *rivertype.JobRow) time.Time {
+	return p.now().Add(pauseAfter(job.ID, job.Attempt))
+}
+
+// permanentError will not be better tomorrow.
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+func permanent(err error) error { return permanentError{err} }
+
+func isPermanent(err error) bool {
+	_, is := errors.AsType[permanentError](err)
+	return is
+}
+
+// laterError names a time to wait for.
+type laterError struct {
+	error
+	after time.Duration
+}
+
+func (e laterError) Unwrap() error { return e.error }
+
+// errBusy means that a server has as many of ours as it gets at a time.
+var errBusy = errors.New("the server has as many deliveries as it gets at a time")
