@@ -56,8 +56,7 @@ func parsePolicy(allow []string) (policy, error) {
 			v6 = append(v6, prefix)
 		}
 	}
-	p.guardian = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...),
-		ssrf.WithDeniedV4Prefixes(azure))
+	p.guardian = ssrf.New(ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...), ssrf.WithDeniedV4Prefixes(azure))
 	return p, errors.Join(errs...)
 }
 

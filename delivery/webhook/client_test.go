@@ -118,6 +118,7 @@ func TestSend(t *testing.T) {
 	assert.Equal(t, "an-id", header.Get("webhook-id"))
 	assert.Equal(t, fmt.Sprint(at.Unix()), header.Get("webhook-timestamp"))
 	assert.Empty(t, header.Values("Idempotency-Key"))
+	assert.Empty(t, header.Values("Accept-Encoding"))
 	for _, secret := range []string{oneSecret, anotherSecret} {
 		verifier, err := standardwebhooks.NewWebhook(secret)
 		require.NoError(t, err)
@@ -290,6 +291,22 @@ func TestSlowReceiver(t *testing.T) {
 	})
 }
 
+// A receiver that accepts and is silent keeps no connection either.
+func TestSilentReceiver(t *testing.T) {
+	t.Parallel()
+	closed := make(chan struct{})
+	server := newRawServer(t, func(_ int, conn net.Conn, _ *bufio.Reader) {
+		_, _ = io.Copy(io.Discard, conn)
+		closed <- struct{}{}
+	})
+	for _, scheme := range []string{"http", "https"} {
+		to := strings.Replace(server, "http", scheme, 1)
+		err := send(t, newTestClient(t, Options{URL: to, Timeout: 50 * time.Millisecond}, nil))
+		require.EqualError(t, err, "webhook to 127.0.0.1: it did not answer in time", scheme)
+		<-closed
+	}
+}
+
 func TestDeadReceiver(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.NotFoundHandler())
@@ -385,7 +402,7 @@ func TestDNSThatLies(t *testing.T) {
 		dns := &lies{answers: c.answers}
 		client := newTestClient(t, Options{
 			URL:     "https://example.com:" + fmt.Sprint(port), // whose certificate both have
-			Allow:   []string{"127.0.0.1", "127.0.0.3"},
+			Allow:   []string{"127.0.0.1", "127.0.0.3", "other.test"},
 			RootCAs: trusted,
 		}, dns.resolver(t))
 		for i, fails := range c.fails {
@@ -510,6 +527,9 @@ func TestNewRefuses(t *testing.T) {
 		assert.Contains(t, err.Error(), "TOKENALERT_WEBHOOK_URL", c.url)
 		assert.NotContains(t, err.Error(), "t0ken", c.url)
 	}
+	client, err := New(Options{URL: "https://hooks.example.com", Secrets: secrets})
+	require.NoError(t, err)
+	assert.Equal(t, 10*time.Second, client.timeout)
 	_, err = New(Options{URL: "https://hooks.example.com"})
 	require.ErrorContains(t, err, "TOKENALERT_WEBHOOK_SECRET is not given")
 }
