@@ -56,7 +56,7 @@ type Client struct {
 }
 
 // New checks all that can be checked without sending. Its errors name the
-// setting and show no part of a URL or a secret.
+// setting, and show nothing of a secret, and of a URL its host and port at most.
 func New(o Options) (*Client, error) { return newClient(o, nil) }
 
 // newClient takes a resolver for tests whose DNS lies; nil is the system's.
@@ -103,7 +103,7 @@ func newClient(o Options, resolver *net.Resolver) (*Client, error) {
 	}, nil
 }
 
-// parseURL never says what is wrong with a part of the URL, which may be secret.
+// parseURL says nothing of path, query and user in its errors: they may be secret.
 func parseURL(text string) (*url.URL, error) {
 	to, err := url.Parse(text)
 	switch {
