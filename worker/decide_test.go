@@ -31,7 +31,7 @@ func inMay(used, limit int64, marks ...int32) store.Candidate {
 }
 
 func usualRules() rules {
-	return rules{thresholds: []int32{80, 90, 100}, language: English, link: "/usage", zone: time.UTC}
+	return rules{thresholds: []int32{80, 90, 100}, words: BuiltInWords(English), link: "/usage", zone: time.UTC}
 }
 
 // inWords writes a decision down: "100 told, 90 superseded | 90 100" has two

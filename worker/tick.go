@@ -97,7 +97,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		thresholds: l.mine.Thresholds,
 		added:      l.added,
 		backfill:   l.config.Backfill == "record",
-		language:   Language(l.config.Language),
+		words:      l.words,
 		link:       l.config.LinkURL,
 		zone:       l.zone,
 	}

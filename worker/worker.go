@@ -39,6 +39,7 @@ type Worker struct {
 	metrics *Metrics
 	health  *Health
 	zone    *time.Location
+	words   *Words
 	mine    *store.Settings // what this worker puts in force
 
 	connected bool // the database has been fit to work on, once
@@ -50,9 +51,13 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 	if err != nil {
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
+	words, err := LoadWords(config.Templates, Language(config.Language))
+	if err != nil {
+		return nil, err
+	}
 	config.Thresholds = slices.Sorted(slices.Values(config.Thresholds))
 	metrics.SetThresholds(config.Thresholds...)
-	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: config.inForce()}, nil
+	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, words: words, mine: config.inForce()}, nil
 }
 
 // inForce are the settings that a worker of this configuration puts in force.
