@@ -249,7 +249,7 @@ func TestDecideFillsInTheAlert(t *testing.T) {
 		PercentTenths:  987,
 		Title:          "⚡ 90% of AI tokens used",
 		Body: "Hello Ada Example, you have used 9,876 AI tokens this period, 98.7% of your limit of 10,000. " +
-			"Your limit resets on June 1, 2026.",
+			"At this pace you will reach your limit on May 15, 2026. Your limit resets on June 1, 2026.",
 		Link:   "/usage",
 		Newest: &newest,
 	}, d.Alerts[0])
