@@ -30,7 +30,7 @@ func paceReached(n Notice) (at time.Time, ok bool) {
 	if passed < paceAfter {
 		return time.Time{}, false
 	}
-	used, left := uint64(n.TokensUsed), uint64(n.TokenLimit-n.TokensUsed)
+	used, left := uint64(n.TokensUsed), uint64(n.TokenLimit-n.TokensUsed) //nolint:gosec // both are above zero
 	high, low := bits.Mul64(uint64(passed), left) // below 2^126
 	low, carry := bits.Add64(low, used-1, 0)
 	high += carry
@@ -38,7 +38,7 @@ func paceReached(n Notice) (at time.Time, ok bool) {
 		return time.Time{}, false // a quotient of more than 64 bits: centuries
 	}
 	wait, _ := bits.Div64(high, low, used)
-	if wait >= uint64(n.PeriodEnd.Sub(n.Now)) {
+	if wait >= uint64(n.PeriodEnd.Sub(n.Now)) { //nolint:gosec // now is before the end
 		return time.Time{}, false
 	}
 	return n.Now.Add(time.Duration(wait)), true //nolint:gosec // less than a Duration, as was just seen

@@ -43,10 +43,10 @@ func parseTemplate(name, source string) (template, []error) {
 		text, _ := oneLine(strings.TrimPrefix(err.Error(), "template: "), 300)
 		return template{}, []error{fmt.Errorf("%s; %s", string(text), allowedInTemplates)}
 	}
-	check := templateCheck{tree: tree}
 	if len(trees) > 1 || len(trees) == 1 && trees[name] == nil {
-		check.errs = append(check.errs, fmt.Errorf("%s: has a {{define}} or {{block}}; %s", name, allowedInTemplates))
+		return template{}, []error{fmt.Errorf("%s: has a {{define}} or {{block}}; %s", name, allowedInTemplates)}
 	}
+	check := templateCheck{tree: tree}
 	check.list(tree.Root)
 	return template{name, tree.Root}, check.errs
 }
