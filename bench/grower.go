@@ -151,16 +151,18 @@ func (w *grower) request(kind store.Kind) store.TickRequest {
 }
 
 // decide tells whoever has come over another tenth of their limit.
-func (w *grower) decide(_ store.Kind, _ time.Time, candidates []store.Candidate) []store.Decision {
+func (w *grower) decide(_ store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 	var decisions []store.Decision
+	words := worker.BuiltInWords(worker.Spanish)
 	for _, c := range candidates {
 		threshold := int32(c.TokensUsed*10/c.TokenLimit) * 10
 		if threshold == 0 || slices.Contains(c.Marks, threshold) {
 			continue
 		}
-		m := worker.Render(worker.Notice{
-			FullName: c.FullName, Threshold: int(threshold), TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodEnd: c.PeriodEnd,
-		}, worker.Spanish)
+		m := words.Render(worker.Notice{
+			FullName: c.FullName, Threshold: int(threshold), TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit,
+			PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now,
+		})
 		decisions = append(decisions, store.Decision{
 			UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(c.Marks, threshold),
 			Alerts: []store.Alert{{

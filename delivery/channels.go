@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -31,8 +32,9 @@ type Channels struct {
 	Webhook       Source // URL
 	WebhookSecret Source
 	WebhookAllow  []string
-	SiteURL       string // makes Link absolute; may be empty
-	Link          string // where a notification leads
+	SiteURL       string         // makes Link absolute; may be empty
+	Link          string         // where a notification leads
+	RootCAs       *x509.CertPool // nil: the system's
 }
 
 // Names are the channels that are set up.
@@ -89,7 +91,9 @@ func (c Channels) mailServer() (email.Server, error) {
 	if err != nil {
 		return email.Server{}, err
 	}
-	return email.ParseURL(url, c.From)
+	s, err := email.ParseURL(url, c.From)
+	s.RootCAs = c.RootCAs
+	return s, err
 }
 
 func (c Channels) hook(url, secret string) (*webhook.Client, error) {
@@ -97,7 +101,7 @@ func (c Channels) hook(url, secret string) (*webhook.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return webhook.New(webhook.Options{URL: url, Secrets: secrets, Allow: c.WebhookAllow})
+	return webhook.New(webhook.Options{URL: url, Secrets: secrets, Allow: c.WebhookAllow, RootCAs: c.RootCAs})
 }
 
 // link is where a message leads that is read outside of the site; empty where

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"time"
 
 	"tokenalert/delivery/webhook"
 	"tokenalert/store"
@@ -26,18 +27,17 @@ func (c *hooker) deliver(ctx context.Context, a *store.ToldAlert) error {
 		return err
 	}
 	n := notice(a, c.Zone)
+	n.FullName = "" // a name leaves the site by e-mail alone
 	m := c.Words.Render(n)
-	body, err := json.Marshal(webhook.NewAlert(webhook.Alert{
-		ID: a.ID.String(), UserID: a.UserID.String(), OrganizationID: a.OrganizationID.String(),
-		Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
-		PercentTenths: worker.PercentTenths(a.TokensUsed, a.TokenLimit),
-		PeriodStart:   a.PeriodStart, PeriodEnd: a.PeriodEnd,
-		Title: m.Title, Message: m.Body, Link: c.Channels.link(), Language: c.Words.LanguageOf(n),
-	}, a.CreatedAt))
+	body, err := json.Marshal(webhook.NewEvent(a.CreatedAt, webhook.Alert{
+		AlertID: a.ID, UserID: a.UserID, OrganizationID: a.OrganizationID, Threshold: a.Threshold, TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+		PercentUsed: webhook.Tenths(worker.PercentTenths(a.TokensUsed, a.TokenLimit)), PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd,
+		Title: m.Title, Message: m.Body, Link: c.Channels.link(), Language: string(c.Words.LanguageOf(n)),
+	}))
 	if err != nil {
 		return permanent(err)
 	}
-	err = client.Send(ctx, a.ID.String(), body)
+	err = client.Send(ctx, a.ID.String(), time.Now(), body)
 	if after, ok := webhook.RetryAfter(err); ok {
 		return laterError{err, after}
 	}
@@ -65,6 +65,9 @@ func (c *hooker) current() (*webhook.Client, error) {
 	client, err := c.Channels.hook(url, secret)
 	if err != nil {
 		return nil, err
+	}
+	if c.client != nil {
+		c.client.Close()
 	}
 	c.client, c.url, c.secret = client, url, secret
 	return client, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"tokenalert/store"
-	"tokenalert/worker"
 )
 
 // inbox is another database, whose notifications the host's page shows.
@@ -24,4 +23,3 @@ func (c *inbox) deliver(ctx context.Context, a *store.ToldAlert) error {
 	}
 	return err
 }
-

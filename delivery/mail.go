@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,7 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 	if err != nil {
 		return err
 	}
-	content, err := c.compose(a, r)
-	if err != nil {
-		return permanent(err)
-	}
+	content := c.compose(a, r)
 	address := net.JoinHostPort(server.Host, strconv.Itoa(server.Port))
 	if !c.enter(address) {
 		return errBusy
@@ -76,38 +74,33 @@ func (c *mailer) server(r *store.Recipient) (email.Server, error) {
 	if own == nil || own.Host == "" {
 		return c.Channels.mailServer()
 	}
-	s := email.Server{Host: own.Host, Port: own.Port, Username: own.Username, Password: own.Password, From: own.From}
-	if own.STARTTLS != nil && !*own.STARTTLS {
-		s.TLS = email.None
-		if s.Port == 465 {
-			s.TLS = email.Implicit
-		}
+	s := email.Server{
+		Host: own.Host, Port: cmp.Or(own.Port, 587), Username: own.Username, Password: own.Password, From: cmp.Or(own.From, c.Channels.From),
+		RootCAs: c.Channels.RootCAs,
 	}
-	if s.From == "" {
-		s.From = c.Channels.From
-	}
+	s.TLS = email.StartTLSOr(s.Port, own.STARTTLS == nil || *own.STARTTLS)
 	if err := s.Validate(); err != nil {
 		return s, fmt.Errorf("the organization's mail server: %w", err)
 	}
 	return s, nil
 }
 
-func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) (email.Content, error) {
+func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
 	n := notice(a, c.Zone)
 	var own *email.Template
 	if t := r.Template; t != nil {
 		own = &email.Template{Subject: t.Subject, Body: t.Body, HTML: t.HTML}
 	}
 	values := c.Words.Values(n)
-	content, unknown, err := email.Compose(email.Facts{
-		ID: a.ID.String(), To: r.Email, Language: c.Words.LanguageOf(n), RecipientName: a.FullName, OrganizationName: r.OrganizationName,
+	content, unknown := email.Compose(email.Facts{
+		ID: a.ID.String(), To: r.Email, Language: string(c.Words.LanguageOf(n)), RecipientName: a.FullName, OrganizationName: r.OrganizationName,
 		Title: values["title"], Body: values["message"], Link: c.Channels.link(), Values: values,
 	}, own)
 	if len(unknown) > 0 {
 		c.Log.Warn("an organization's template has placeholders that are none of ours", worker.Event(worker.EventDeliveryQueue),
 			zap.String("reason", fmt.Sprintf("organization %s: %v", a.OrganizationID, unknown)))
 	}
-	return content, err
+	return content
 }
 
 // enter reports whether one more e-mail may be handed over to a server.

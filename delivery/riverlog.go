@@ -15,7 +15,9 @@ func riverLog(log *zap.Logger) *slog.Logger { return slog.New(&riverHandler{log:
 type riverHandler struct{ log *zap.Logger }
 
 // Enabled leaves out what River says while all is well.
-func (h *riverHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (h *riverHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn
+}
 
 // Handle writes the message and, of its attributes, the error. The others hold
 // ids of River's own, and the arguments of a job.

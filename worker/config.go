@@ -32,6 +32,8 @@ type Config struct {
 	TimeZone string `env:"TOKENALERT_TIME_ZONE" envDefault:"UTC" help:"zone in which periods begin at midnight"`
 	// Language is used for users whose own is unknown or not among ours.
 	Language string `env:"TOKENALERT_LANGUAGE" envDefault:"es" help:"language of messages to users who have none: es, en or pt"`
+	// Templates is a directory of files as they are in worker/words.
+	Templates string `env:"TOKENALERT_TEMPLATES" envDefault:"off" help:"a directory of own titles and messages, read once at start, or off"`
 	// LinkURL is written to notifications.link_url, a varchar(255).
 	LinkURL string `env:"TOKENALERT_LINK_URL" envDefault:"/admin/token-usage" help:"where a notification leads"`
 	// Backfill is about users who already stand above a threshold when the
@@ -239,6 +241,9 @@ func (c Config) broken() []error {
 		refuse("TOKENALERT_TIME_ZONE=%s must be a zone of the IANA database, such as UTC or America/Santiago: %s", settingText(c.TimeZone), reason)
 	}
 	oneOf("TOKENALERT_LANGUAGE", c.Language, "es", "en", "pt")
+	if c.Templates == "" || !utf8.ValidString(c.Templates) || settingText(c.Templates) == notShown {
+		refuse("TOKENALERT_TEMPLATES=%s must be the path of a directory, without @, :// or the word password, or off", settingText(c.Templates))
+	}
 	if n := utf8.RuneCountInString(c.LinkURL); n < 1 || n > 255 {
 		refuse("TOKENALERT_LINK_URL=%s must be 1 to 255 characters, as notifications.link_url is, not %d", settingText(c.LinkURL), n)
 	}
@@ -342,6 +347,9 @@ func notPrintableASCII(r rune) bool {
 	return r > unicode.MaxASCII || !unicode.IsPrint(r)
 }
 
+// notShown is what an error says in place of a value that may be secret.
+const notShown = "(not shown)"
+
 // settingText is a value for an error message: quoted where its ends would not be
 // seen, and left out where a connection string may have gone into the wrong
 // variable, with its password.
@@ -349,7 +357,7 @@ func settingText(value string) string {
 	lower := strings.ToLower(value)
 	switch {
 	case strings.Contains(lower, "://") || strings.Contains(lower, "@") || strings.Contains(lower, "password"):
-		return "(not shown)"
+		return notShown
 	case len(value) > 100:
 		return strconv.Quote(value[:60]) + "…"
 	case value == "" || strings.ContainsFunc(value, func(r rune) bool { return r == ' ' || notPrintableASCII(r) }):

@@ -32,7 +32,7 @@ type rules struct {
 	thresholds []int32 // percent, ascending
 	added      []int32 // those that the settings gain with this tick
 	backfill   bool    // record at the first start, without telling
-	language   Language
+	words      *Words
 	link       string
 	zone       *time.Location
 	channels   []string // by which alerts are delivered, besides the notification
@@ -91,7 +91,7 @@ func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.
 			reason = ReasonSuperseded
 		}
 		told = told || reason == ReasonNone
-		decision.Alerts = append(decision.Alerts, r.alert(c, threshold, reason))
+		decision.Alerts = append(decision.Alerts, r.alert(now, c, threshold, reason))
 	}
 	return decision, true
 }
@@ -111,7 +111,7 @@ func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, thresho
 	return ReasonNone
 }
 
-func (r rules) alert(c store.Candidate, threshold int32, reason Reason) store.Alert {
+func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason Reason) store.Alert {
 	key := fmt.Sprintf("%s %d %d %d", c.UserID, c.PeriodStart.UnixMicro(), threshold, c.TokenLimit)
 	a := store.Alert{
 		ID:             uuid.NewSHA1(alertSpace, []byte(key)),
@@ -127,10 +127,10 @@ func (r rules) alert(c store.Candidate, threshold int32, reason Reason) store.Al
 		Newest:         c.Newest,
 	}
 	if reason == ReasonNone {
-		m := Render(Notice{
+		m := r.words.Render(Notice{
 			FullName: c.FullName, Language: c.Language, Threshold: int(threshold), TokensUsed: c.TokensUsed,
-			TokenLimit: c.TokenLimit, PeriodEnd: c.PeriodEnd, Zone: r.zone,
-		}, r.language)
+			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
+		})
 		a.Title, a.Body = m.Title, m.Body
 		a.Channels = r.channels
 	}

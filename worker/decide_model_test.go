@@ -274,7 +274,7 @@ func TestAMessageGivesTheTruePercentage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := usualRules()
 		lang := rapid.SampledFrom([]Language{Spanish, English, Portuguese}).Draw(t, "language")
-		r.language = lang
+		r.words = BuiltInWords(lang)
 		c := someCandidate(t, r)
 		c.FullName = rapid.SampledFrom([]string{"Ana", "", "100% Ana", "99.9 %", "%d"}).Draw(t, "name")
 		d, _ := r.decide(store.Window, midMay, c)

@@ -31,7 +31,7 @@ func inMay(used, limit int64, marks ...int32) store.Candidate {
 }
 
 func usualRules() rules {
-	return rules{thresholds: []int32{80, 90, 100}, language: English, link: "/usage", zone: time.UTC}
+	return rules{thresholds: []int32{80, 90, 100}, words: BuiltInWords(English), link: "/usage", zone: time.UTC}
 }
 
 // inWords writes a decision down: "100 told, 90 superseded | 90 100" has two
@@ -249,7 +249,7 @@ func TestDecideFillsInTheAlert(t *testing.T) {
 		PercentTenths:  987,
 		Title:          "⚡ 90% of AI tokens used",
 		Body: "Hello Ada Example, you have used 9,876 AI tokens this period, 98.7% of your limit of 10,000. " +
-			"Your limit resets on June 1, 2026.",
+			"At this pace you will reach your limit on May 15, 2026. Your limit resets on June 1, 2026.",
 		Link:   "/usage",
 		Newest: &newest,
 	}, d.Alerts[0])

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func render(n Notice, fallback Language) Message { return BuiltInWords(fallback).Render(n) }
+
 func december() time.Time { return time.Date(2026, time.December, 1, 0, 0, 0, 0, time.UTC) }
 
 func TestRenderTexts(t *testing.T) {
@@ -76,7 +78,7 @@ func TestRenderTexts(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.want.Title, func(t *testing.T) {
 			t.Parallel()
-			got := Render(Notice{
+			got := render(Notice{
 				FullName: "Ana Núñez", Language: &tt.language, Threshold: tt.threshold,
 				TokensUsed: tt.used, TokenLimit: tt.limit, PeriodEnd: december(),
 			}, Spanish)
@@ -104,7 +106,7 @@ func TestRenderTitles(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.want, func(t *testing.T) {
 			t.Parallel()
-			got := Render(Notice{Threshold: tt.threshold, TokensUsed: tt.used, TokenLimit: 1_000, PeriodEnd: december()}, English)
+			got := render(Notice{Threshold: tt.threshold, TokensUsed: tt.used, TokenLimit: 1_000, PeriodEnd: december()}, English)
 			assert.Equal(t, tt.want, got.Title)
 			assert.Equal(t, tt.used >= 1_000, strings.Contains(got.Body, "not be available"), got.Body)
 		})
@@ -130,7 +132,7 @@ func TestRenderChoosesLanguage(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got := Render(Notice{Language: tt.language, Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, tt.fallback)
+			got := render(Notice{Language: tt.language, Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, tt.fallback)
 			assert.True(t, strings.HasPrefix(got.Body, tt.want), got.Body)
 		})
 	}
@@ -155,7 +157,7 @@ func TestRenderCounts(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			for fallback, want := range map[Language]string{Spanish: tt.es, English: tt.en, Portuguese: tt.pt} {
-				got := Render(Notice{Threshold: 1, TokensUsed: tt.used, TokenLimit: tt.limit, PeriodEnd: december()}, fallback)
+				got := render(Notice{Threshold: 1, TokensUsed: tt.used, TokenLimit: tt.limit, PeriodEnd: december()}, fallback)
 				assert.Contains(t, got.Body, want)
 			}
 		})
@@ -185,7 +187,7 @@ func TestRenderResetDate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			for fallback, want := range map[Language]string{Spanish: tt.es, English: tt.en, Portuguese: tt.pt} {
-				got := Render(Notice{Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: tt.end, Zone: tt.zone}, fallback)
+				got := render(Notice{Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: tt.end, Zone: tt.zone}, fallback)
 				assert.Contains(t, got.Body, want+".")
 			}
 		})
@@ -225,7 +227,7 @@ func TestRenderGreeting(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got := Render(Notice{FullName: tt.fullName, Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, English)
+			got := render(Notice{FullName: tt.fullName, Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, English)
 			greeting, _, _ := strings.Cut(got.Body, "have used")
 			assert.Equal(t, tt.want, greeting)
 		})
@@ -239,7 +241,7 @@ func TestRenderGreetingWithoutName(t *testing.T) {
 		English:    "Hello, you have used ",
 		Portuguese: "Olá! Você usou ",
 	} {
-		got := Render(Notice{Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, fallback)
+		got := render(Notice{Threshold: 80, TokensUsed: 80, TokenLimit: 100, PeriodEnd: december()}, fallback)
 		assert.True(t, strings.HasPrefix(got.Body, want), got.Body)
 	}
 }
@@ -356,7 +358,7 @@ func FuzzRender(f *testing.F) {
 			FullName: name, Language: &lang, Threshold: threshold, TokensUsed: used, TokenLimit: limit,
 			PeriodEnd: time.Unix(end, 0), Zone: time.FixedZone("", offset),
 		}
-		got := Render(n, Language(fallback))
+		got := render(n, Language(fallback))
 		require.LessOrEqual(t, utf8.RuneCountInString(got.Title), 255)
 		require.LessOrEqual(t, utf8.RuneCountInString(got.Body), 500)
 		for _, text := range []string{got.Title, got.Body} {
@@ -365,6 +367,6 @@ func FuzzRender(f *testing.F) {
 			require.Negative(t, strings.IndexFunc(text, unicode.IsControl))
 		}
 		require.NotContains(t, got.Title, "%!", "a format and its arguments differ")
-		require.Equal(t, got, Render(n, Language(fallback)))
+		require.Equal(t, got, render(n, Language(fallback)))
 	})
 }

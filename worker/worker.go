@@ -39,8 +39,9 @@ type Worker struct {
 	metrics  *Metrics
 	health   *Health
 	zone     *time.Location
+	words    *Words
 	mine     *store.Settings // what this worker puts in force
-	channels []string
+	channels []string        // by which alerts are delivered, besides the notification
 
 	connected bool // the database has been fit to work on, once
 }
@@ -51,14 +52,24 @@ func New(config Config, s *store.Store, log *zap.Logger, metrics *Metrics, healt
 	if err != nil {
 		return nil, fmt.Errorf("time zone: %w", err)
 	}
+	words, err := LoadWords(config.Templates, Language(config.Language))
+	if err != nil {
+		return nil, err
+	}
 	config.Thresholds = slices.Sorted(slices.Values(config.Thresholds))
 	metrics.SetThresholds(config.Thresholds...)
-	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, mine: config.inForce()}, nil
+	return &Worker{config: config, store: s, log: log, metrics: metrics, health: health, zone: zone, words: words, mine: config.inForce()}, nil
 }
 
 // DeliverBy has each alert queued for delivery by these channels, besides the
 // notification. It is to be called before Run.
 func (w *Worker) DeliverBy(channels ...string) { w.channels = channels }
+
+// Words are the texts that this worker tells in.
+func (w *Worker) Words() *Words { return w.words }
+
+// Zone is whose dates they name.
+func (w *Worker) Zone() *time.Location { return w.zone }
 
 // inForce are the settings that a worker of this configuration puts in force.
 func (c Config) inForce() *store.Settings {

@@ -20,20 +20,20 @@ func (s settings) channels() delivery.Channels {
 		Notifications: source(notificationsVar),
 		Email:         s.Email == "on",
 		SMTP:          source(smtpVar),
-		From:          given(s.EmailFrom),
+		From:          unlessOff(s.EmailFrom),
 		Webhook:       source(webhookVar),
 		WebhookSecret: source(webhookSecretVar),
-		SiteURL:       given(s.SiteURL),
+		SiteURL:       unlessOff(s.SiteURL),
 		Link:          s.LinkURL,
 	}
-	if given(strings.Join(s.WebhookAllow, ",")) != "" {
+	if unlessOff(strings.Join(s.WebhookAllow, ",")) != "" {
 		c.WebhookAllow = s.WebhookAllow
 	}
 	return c
 }
 
-// given is a setting's value, empty where it is off.
-func given(value string) string {
+// unlessOff is a setting's value, empty where it is off.
+func unlessOff(value string) string {
 	if value == "off" {
 		return ""
 	}
@@ -65,5 +65,5 @@ func (s settings) checkChannels() error {
 			errs = append(errs, fmt.Errorf("%s needs %s", s.origin(about.name), about.needed))
 		}
 	}
-	return errors.Join(append(errs, c.Check(s.origin))...)
+	return errors.Join(append(errs, c.Check(s.origin)...)...)
 }

@@ -267,20 +267,16 @@ func (s settings) unknownNames() []error {
 	return errs
 }
 
-// nearestName is the setting that was probably meant by what follows the
-// prefix: the one with the fewest letters to change, where these are a third of
-// the longer name or less. What is further off was no slip of the hand, and a
-// guess would mislead.
+// nearestName is the setting that was probably meant by what follows the prefix.
 func nearestName(given string, known []string) string {
-	nearest, fewest := "", 0
-	for _, name := range known {
-		rest := strings.TrimPrefix(name, prefix)
-		d := distance(given, rest)
-		if 3*d <= max(len(given), len(rest)) && (nearest == "" || d < fewest) {
-			nearest, fewest = name, d
-		}
+	rests := make([]string, len(known))
+	for i, name := range known {
+		rests[i] = strings.TrimPrefix(name, prefix)
 	}
-	return nearest
+	if i := slices.Index(rests, worker.Nearest(given, rests)); i >= 0 {
+		return known[i]
+	}
+	return ""
 }
 
 // isServiceLink reports whether the variable is one of those that Kubernetes
@@ -298,30 +294,4 @@ func (s settings) isServiceLink(name string) bool {
 		}
 	}
 	return false
-}
-
-// distance is Damerau–Levenshtein's, where a pair once swapped is not touched
-// again: how many bytes to insert, delete, replace or swap with the next.
-func distance(a, b string) int {
-	var before []int
-	last := make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := range len(a) {
-		row := make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			change := 1
-			if a[i] == b[j] {
-				change = 0
-			}
-			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+change)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-		before, last = last, row
-	}
-	return last[len(b)]
 }

@@ -327,6 +327,7 @@ TOKENALERT_WORKER_NAME=w-1
 # defaults
 TOKENALERT_TIME_ZONE=UTC
 TOKENALERT_LANGUAGE=es
+TOKENALERT_TEMPLATES=off
 TOKENALERT_LINK_URL=/admin/token-usage
 TOKENALERT_BACKFILL=tell
 TOKENALERT_BELL=auto
@@ -363,28 +364,6 @@ func TestSettingsHelp(t *testing.T) {
 	}
 	for line := range strings.SplitSeq(help, "\n") {
 		assert.LessOrEqual(t, len(line), 120, line)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0},
-		{"", "abc", 3},
-		{"abc", "", 3},
-		{"bell", "bell", 0},
-		{"bell", "ball", 1},
-		{"bell", "bel", 1},
-		{"bell", "bells", 1},
-		{"bell", "blel", 1},
-		{"ca", "abc", 3}, // 2 if a swapped pair could be touched again
-		{"kitten", "sitting", 3},
-	}
-	for _, tt := range tests {
-		assert.Equal(t, tt.want, distance(tt.a, tt.b), "%q %q", tt.a, tt.b)
 	}
 }
 

@@ -119,12 +119,12 @@ var mutants = []mutant{
 	{
 		"threshold-as-percentage", "TestDesignMessageSaysTheTruePercentage",
 		"the message gives the threshold as if it were the usage",
-		[]edit{{"worker/message.go", `tenths := PercentTenths(n.TokensUsed, n.TokenLimit)`, `tenths := int64(n.Threshold) * 10`}},
+		[]edit{{"worker/wording.go", `tenths := PercentTenths(n.TokensUsed, n.TokenLimit)`, `tenths := int64(n.Threshold) * 10`}},
 	},
 	{
 		"says-available", "TestDesignMessageSaysNotAvailable",
 		"the text at 100 % says that AI will be available",
-		[]edit{{"worker/message.go", `La IA no estará disponible`, `La IA estará disponible`}},
+		[]edit{{"worker/words/es.reached.message", `La IA no estará disponible`, `La IA estará disponible`}},
 	},
 	{
 		"jump-records-highest", "TestDesignJumpRecordsEveryThreshold",
