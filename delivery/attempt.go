@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -27,6 +28,7 @@ type attempts struct {
 	*Deliverer
 	queue    *store.Queue
 	channels map[string]channel
+	next     sync.Map // job's id: time of the next attempt, from tell to NextRetry
 }
 
 var errGone = errors.New("the alert is gone, with its user")
@@ -75,9 +77,9 @@ func (w *attempts) tell(job *river.Job[store.Delivery], a *store.ToldAlert, err 
 		return nil
 	}
 	fields = append(fields, zap.Error(err))
-	pause := pauseAfter(job.ID, job.Attempt)
+	pause := pauseAfter(w.pace.first, job.ID, job.Attempt)
 	if later, ok := errors.AsType[laterError](err); ok {
-		pause = later.after
+		pause = max(pause, later.after)
 	}
 	if isPermanent(err) || time.Since(triedSince(job.JobRow))+pause > giveUpAge {
 		w.Metrics.Delivery(job.Args.Channel, worker.OutcomeFailed, age)
@@ -85,6 +87,17 @@ func (w *attempts) tell(job *river.Job[store.Delivery], a *store.ToldAlert, err 
 		return river.JobCancel(err)
 	}
 	w.Metrics.Delivery(job.Args.Channel, worker.OutcomeRetried, age)
-	w.Log.Warn("alert not delivered yet; trying again", append(fields, worker.Event(worker.EventDeliveryRetried), zap.Time("retry_at", time.Now().Add(pause)))...)
+	at := time.Now().Add(pause)
+	w.next.Store(job.ID, at)
+	w.Log.Warn("alert not delivered yet; trying again", append(fields, worker.Event(worker.EventDeliveryRetried), zap.Time("retry_at", at))...)
 	return err
+}
+
+// NextRetry is River's question when a job comes next whose attempt failed, asked
+// once Work has returned.
+func (w *attempts) NextRetry(job *river.Job[store.Delivery]) time.Time {
+	if at, told := w.next.LoadAndDelete(job.ID); told {
+		return at.(time.Time)
+	}
+	return time.Now().Add(w.pace.first) // ended by a stop
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"strings"
@@ -15,6 +16,8 @@ import (
 
 // How a replica works on the queue.
 const (
+	// fetchAfter is how long a wake-up waits for others.
+	fetchAfter = 20 * time.Millisecond
 	// pollEvery bounds what a lost wake-up can cost.
 	pollEvery = 10 * time.Second
 	// rescueAfter is when a job is taken from a worker that died with it.
@@ -45,12 +48,21 @@ type Deliverer struct {
 	Zone *time.Location
 	// Grace bounds how long a stop waits for what is being handed over.
 	Grace time.Duration
+
+	pace pace
+}
+
+// pace are the times that a test shortens.
+type pace struct {
+	first time.Duration // see pauseAfter
+	poll  time.Duration // see pollEvery
 }
 
 // Run delivers until ctx ends. It waits for a database that is away.
 func (d *Deliverer) Run(ctx context.Context) error {
 	d.Metrics.SetChannels(d.Channels.Names()...)
 	defer d.Metrics.Backlogs(nil)
+	d.pace = pace{cmp.Or(d.pace.first, firstPause), cmp.Or(d.pace.poll, pollEvery)}
 	jobs := &attempts{Deliverer: d, channels: map[string]channel{}}
 	queues := map[string]river.QueueConfig{}
 	for _, name := range d.Channels.Names() {
@@ -59,8 +71,8 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	registered := river.NewWorkers()
 	river.AddWorker(registered, jobs)
 	q, err := d.OpenQueue(river.Config{
-		Queues: queues, Workers: registered, Logger: riverLog(d.Log), RetryPolicy: retryPolicy{time.Now},
-		FetchPollInterval: pollEvery, JobTimeout: attemptTimeout, RescueStuckJobsAfter: rescueAfter,
+		Queues: queues, Workers: registered, Logger: riverLog(d.Log),
+		FetchPollInterval: d.pace.poll, FetchCooldown: fetchAfter, JobTimeout: attemptTimeout, RescueStuckJobsAfter: rescueAfter,
 		CompletedJobRetentionPeriod: keepDelivered, CancelledJobRetentionPeriod: keepFailed, DiscardedJobRetentionPeriod: keepFailed,
 		ReindexerSchedule: river.NeverSchedule(), // which only an owner may
 	})

@@ -16,16 +16,15 @@ const (
 	firstPause = 10 * time.Second
 	lastPause  = time.Hour
 	giveUpAge  = 24 * time.Hour
+	// doublings of the first pause that reach beyond the last.
+	mostDoublings = 9
 )
 
 // pauseAfter is how long to wait after attempt, the first being 1. It is up to a
 // tenth shorter, by the job's id, so that what failed together does not come back
 // together.
-func pauseAfter(id int64, attempt int) time.Duration {
-	pause := lastPause
-	if doublings := max(attempt-1, 0); doublings < 9 {
-		pause = min(firstPause<<doublings, lastPause)
-	}
+func pauseAfter(first time.Duration, id int64, attempt int) time.Duration {
+	pause := min(first<<min(max(attempt-1, 0), mostDoublings), lastPause)
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(strconv.FormatInt(id, 10))) // never fails
 	return pause - time.Duration(int64(pause)/10*int64(h.Sum32()%1000)/1000)
@@ -41,14 +40,6 @@ func triedSince(job *rivertype.JobRow) time.Time {
 		return m.RetriedAt
 	}
 	return job.CreatedAt
-}
-
-// retryPolicy is River's question when a failed job comes next.
-type retryPolicy struct{ now func() time.Time }
-
-// NextRetry is asked after an attempt that failed.
-func (p retryPolicy) NextRetry(job *rivertype.JobRow) time.Time {
-	return p.now().Add(pauseAfter(job.ID, job.Attempt))
 }
 
 // permanentError will not be better tomorrow.

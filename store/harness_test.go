@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"net/url"
 	"slices"
 	"testing"
@@ -24,6 +25,7 @@ type counter struct {
 	slice   int64
 	// decisions is how many one tick writes.
 	decisions int
+	channels  []string // by which the next ticks deliver
 	// seen is what the last tick handed to the decision.
 	seen []store.Candidate
 }
@@ -58,7 +60,15 @@ func (c *counter) request(kind store.Kind) store.TickRequest {
 func (c *counter) try(s *store.Store, q store.TickRequest) (store.TickResult, error) {
 	return s.Tick(c.t.Context(), q, func(_ store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 		c.seen = candidates
-		return tellAt80(now, candidates)
+		decisions := tellAt80(now, candidates)
+		for _, d := range decisions {
+			for i := range d.Alerts {
+				if d.Alerts[i].Reason == "" {
+					d.Alerts[i].Channels = c.channels
+				}
+			}
+		}
+		return decisions
 	})
 }
 
@@ -174,8 +184,9 @@ func tellAt80(now time.Time, candidates []store.Candidate) []store.Decision {
 		d := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart}
 		if reached {
 			d.Marks = []int32{80}
+			key := fmt.Appendf(nil, "%s %d %d", c.UserID, c.PeriodStart.UnixMicro(), c.TokenLimit)
 			a := store.Alert{
-				ID: uuid.New(), NotificationID: uuid.New(), OrganizationID: c.OrganizationID, PeriodEnd: c.PeriodEnd,
+				ID: uuid.NewSHA1(uuid.NameSpaceOID, key), NotificationID: uuid.NewSHA1(uuid.NameSpaceURL, key), OrganizationID: c.OrganizationID, PeriodEnd: c.PeriodEnd,
 				Threshold: 80, TokenLimit: c.TokenLimit, TokensUsed: c.TokensUsed,
 				Title: "80 %", Body: c.FullName, Link: "/", Newest: c.Newest,
 			}
