@@ -245,7 +245,7 @@ func TestWordsThatWereCheckedDoNotFail(t *testing.T) {
 		n := somebody(t)
 		n.FullName = rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", strings.Repeat("ñ", 200), "{{percent}}"})).Draw(t, "name")
 		n.Threshold = map[Kind]int{KindWarning: 80, KindNear: 90, KindReached: 100, KindExceeded: math.MaxInt}[kind]
-		got, ok := words.own[file].fill(wordings[lang].values(n), parts[part].most)
+		got, ok := words.own[file].fill(wordings[lang].filling(n).value, parts[part].most)
 		require.True(t, ok, "refused only now: %q", got)
 		require.NotEmpty(t, got)
 		require.LessOrEqual(t, utf8.RuneCountInString(got), parts[part].most)
