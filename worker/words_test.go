@@ -189,6 +189,7 @@ func TestLoadWordsReportsAllAtOnce(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "en.near.title"), 0o700))
 	_, err := LoadWords(dir, English)
 	require.Error(t, err)
+	require.ErrorContains(t, err, "en.near.title: is not a file") // nor is a pipe, which would be waited for
 	var lines []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		rest, found := strings.CutPrefix(line, "TOKENALERT_TEMPLATES="+dir+": ")
