@@ -49,8 +49,9 @@ var (
 )
 
 // Notice is what a user is told about: usage that stands at or above a
-// threshold of the limit. All but the user's name and language is what the alert
-// row holds, so that the same message can be written again later.
+// threshold of the limit. All but the user's name and language, and the zone that
+// is set, is what the alert row holds, so that the same message can be written again
+// later.
 type Notice struct {
 	FullName    string
 	Language    *string // users.language: nil, or any tag that ParseLanguage may or may not know

@@ -189,6 +189,7 @@ func TestLoadWordsReportsAllAtOnce(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "en.near.title"), 0o700))
 	_, err := LoadWords(dir, English)
 	require.Error(t, err)
+	require.ErrorContains(t, err, "en.near.title: is not a file") // nor is a pipe, which would be waited for
 	var lines []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		rest, found := strings.CutPrefix(line, "TOKENALERT_TEMPLATES="+dir+": ")
@@ -245,7 +246,7 @@ func TestWordsThatWereCheckedDoNotFail(t *testing.T) {
 		n := somebody(t)
 		n.FullName = rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", strings.Repeat("ñ", 200), "{{percent}}"})).Draw(t, "name")
 		n.Threshold = map[Kind]int{KindWarning: 80, KindNear: 90, KindReached: 100, KindExceeded: math.MaxInt}[kind]
-		got, ok := words.own[file].fill(wordings[lang].values(n), parts[part].most)
+		got, ok := words.own[file].fill(wordings[lang].filling(n).value, parts[part].most)
 		require.True(t, ok, "refused only now: %q", got)
 		require.NotEmpty(t, got)
 		require.LessOrEqual(t, utf8.RuneCountInString(got), parts[part].most)
