@@ -172,7 +172,7 @@ func (d *Deliverer) stopping(ctx context.Context) bool {
 // so that it says the same whenever and wherever it is made.
 func notice(a *store.ToldAlert, zone *time.Location) worker.Notice {
 	return worker.Notice{
-		FullName: a.FullName, Language: a.Language, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: zone,
 	}
 }

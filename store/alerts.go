@@ -19,6 +19,7 @@ type Decision struct {
 	UserID      uuid.UUID
 	PeriodStart time.Time
 	Marks       []int32
+	PolicySeen  int64 // under which this was decided; 0: as before
 	Alerts      []Alert
 }
 
@@ -104,8 +105,8 @@ told AS (
 	RETURNING 1 -- reads no column, which the role may not
 ),
 marked AS (
-	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[]
-	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[]) AS m (user_id, period_start, marks)
+	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[], policy_seen = greatest(p.policy_seen, m.seen)
+	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[], $21::bigint[]) AS m (user_id, period_start, marks, seen)
 	WHERE p.user_id = m.user_id AND p.period_start = m.period_start
 	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked))
 ),
@@ -228,12 +229,12 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time
 		thresholds                                 []int32
-		limits, used, tenths                       []int64
+		limits, used, tenths, seen                 []int64
 		reasons, titles, bodies, links, marks      []string
 	)
 	for _, d := range decisions {
 		markUsers, markStarts = append(markUsers, d.UserID), append(markStarts, d.PeriodStart)
-		marks = append(marks, arrayLiteral(d.Marks))
+		marks, seen = append(marks, arrayLiteral(d.Marks)), append(seen, d.PolicySeen)
 		for _, a := range d.Alerts {
 			ids, users, orgs = append(ids, a.ID), append(users, d.UserID), append(orgs, a.OrganizationID)
 			starts, ends = append(starts, d.PeriodStart), append(ends, a.PeriodEnd)
@@ -244,7 +245,7 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		}
 	}
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
-		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now).QueryRow(func(row pgx.Row) error {
+		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now, seen).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
 		if err := row.Scan(&inserted, &held, nil); err != nil {
 			if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {

@@ -21,6 +21,7 @@ type ToldAlert struct {
 	CreatedAt              time.Time // the tick's now
 	FullName               string
 	Language               *string
+	OrganizationLanguage   *string // for who has none
 }
 
 // Alert returns an alert that is to be delivered, nil where it is gone: its user
@@ -31,11 +32,13 @@ func (q *Queue) Alert(ctx context.Context, id uuid.UUID) (*ToldAlert, error) {
 	err := q.store.pool.QueryRow(ctx, `
 		SELECT a.user_id, a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
-		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200), left(u.language, 50)
+		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
+		       coalesce((SELECT p.language FROM tokenalert.policies p WHERE p.user_id = a.user_id), left(u.language, 50)),
+		       (SELECT p.language FROM tokenalert.policies p WHERE p.organization_id = a.organization_id)
 		FROM token_limit_alerts a, LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, id).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
-			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language)
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

@@ -83,6 +83,7 @@ var needed = []string{
 	"SELECT ON SEQUENCE tokenalert.doorbell",
 	"SELECT ON token_limit_alerts",
 	"SELECT ON tokenalert.goose_db_version",
+	"SELECT ON tokenalert.policies",
 	"SELECT ON tokenalert.recounts",
 	"SELECT ON tokenalert.river_job",
 	"SELECT ON tokenalert.river_leader",

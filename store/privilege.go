@@ -67,6 +67,7 @@ func runNeeds(host hostNames) []privilege {
 	may("table", "tokenalert.recounts", "SELECT", "INSERT", "DELETE")
 	may("table", "tokenalert.settings", "SELECT", "INSERT", "UPDATE")
 	may("table", "tokenalert.user_limits", "SELECT")
+	may("table", "tokenalert.policies", "SELECT")
 	may("table", "tokenalert.goose_db_version", "SELECT")
 	for _, table := range []string{"river_job", "river_leader", "river_queue"} {
 		may("table", "tokenalert."+table, "SELECT", "INSERT", "UPDATE", "DELETE")

@@ -58,6 +58,14 @@ type Candidate struct {
 	Marks          []int32
 	Told           []int32    // thresholds told within this period under another key
 	Newest         *time.Time // created_at of the newest row counted; nil for a recount
+
+	Thresholds []int32  // of a policy; nil: those of the settings
+	Added      []int32  // what policies have gained since the last decision
+	Stale      int64    // version of a policy under which there was no decision yet; 0: none
+	Channels   []string // of a policy; nil: all that are set up
+	Muted      bool
+	// OrganizationLanguage is for who has none.
+	OrganizationLanguage *string
 }
 
 // Decide says what follows for the candidates of a tick at the instant now. It
@@ -263,14 +271,22 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 	var candidates []Candidate
 	var (
-		user, org    *uuid.UUID
-		name         *string
-		start, end   *time.Time
-		used, limit  *int64
-		marks, told  []int32
-		newest       *time.Time
-		language     *string
-		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told)
+		user, org   *uuid.UUID
+		name        *string
+		start, end  *time.Time
+		used, limit *int64
+		marks, told []int32
+		newest      *time.Time
+		language    *string
+		policy      struct {
+			thresholds, added []int32
+			stale             *int64
+			language, orgs    *string
+			channels          []string
+			muted             *bool
+		}
+		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told,
+			&policy.thresholds, &policy.stale, &policy.added, &policy.language, &policy.orgs, &policy.channels, &policy.muted)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
 		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
@@ -279,6 +295,13 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 		c := Candidate{
 			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
+			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
+		}
+		if policy.stale != nil {
+			c.Stale = *policy.stale
+		}
+		if policy.language != nil {
+			c.Language = policy.language
 		}
 		if name != nil {
 			c.FullName = *name

@@ -104,15 +104,15 @@ func reasonWords(r Reason) string {
 	case ReasonPeriodClosed:
 		return "what reached it was counted when the period had ended"
 	case ReasonThresholdAdded:
-		return "the settings gained this threshold while usage stood above it already"
+		return "the settings, or a policy, gained this threshold while usage stood above it already"
 	case ReasonCarriedOver:
 		return "it had been told within this period already, before the reset day, the zone or the worker changed"
 	case ReasonBackfill:
 		return "usage stood above it at the very first count, and TOKENALERT_BACKFILL was record"
 	case ReasonAlreadyTold:
 		return "it had been told under the same limit in the same period"
-	case "muted":
-		return "it is muted"
+	case ReasonMuted:
+		return "a policy mutes it"
 	case ReasonNone:
 		return "the host recorded it without telling"
 	}

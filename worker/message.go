@@ -53,15 +53,17 @@ var (
 // is set, is what the alert row holds, so that the same message can be written again
 // later.
 type Notice struct {
-	FullName    string
-	Language    *string // users.language: nil, or any tag that ParseLanguage may or may not know
-	Threshold   int     // per cent of TokenLimit
-	TokensUsed  int64
-	TokenLimit  int64
-	PeriodStart time.Time
-	PeriodEnd   time.Time      // the first instant of the next period
-	Now         time.Time      // the instant of the tick, which the alert row has as created_at
-	Zone        *time.Location // whose dates are written; nil means UTC
+	FullName string
+	Language *string // users.language: nil, or any tag that ParseLanguage may or may not know
+	// OrganizationLanguage is for who has none that it knows.
+	OrganizationLanguage *string
+	Threshold            int // per cent of TokenLimit
+	TokensUsed           int64
+	TokenLimit           int64
+	PeriodStart          time.Time
+	PeriodEnd            time.Time      // the first instant of the next period
+	Now                  time.Time      // the instant of the tick, which the alert row has as created_at
+	Zone                 *time.Location // whose dates are written; nil means UTC
 }
 
 // Kind is the kind of message that tells of n. Usage that has reached the limit

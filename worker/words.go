@@ -106,8 +106,11 @@ func (w *Words) Files(n Notice) []string {
 
 // LanguageOf is what n is written in.
 func (w *Words) LanguageOf(n Notice) Language {
-	if n.Language != nil {
-		if lang, ok := ParseLanguage(*n.Language); ok {
+	for _, tag := range []*string{n.Language, n.OrganizationLanguage} {
+		if tag == nil {
+			continue
+		}
+		if lang, ok := ParseLanguage(*tag); ok {
 			return lang
 		}
 	}
