@@ -88,7 +88,8 @@ func TestComposeFromTemplate(t *testing.T) {
 		},
 		"unknown": {
 			Template{Subject: "a{{nobody}}b{{ recipient name }}", Body: "c{{nobody}}d{{}}e{{Threshold}}f{{threshold}}"},
-			"ab", "cdef80", "", []string{"", "Threshold", "nobody", "recipient name"},
+			"ab", "cdef80", "",
+			[]string{"", "Threshold", "nobody", "recipient name"},
 		},
 		"not placeholders": {
 			Template{Subject: "{{title", Body: "{title} }}{{ {{title\n}} {{{threshold}}} {{" + strings.Repeat("x", 81) + "}} .a{b{color:red}}"},
@@ -96,7 +97,8 @@ func TestComposeFromTemplate(t *testing.T) {
 		},
 		"blank": {
 			Template{Subject: " {{nobody}} ", Body: "\r\n{{nobody}}\x00 "},
-			standard.Subject, standard.Text, standard.HTML, []string{"nobody"},
+			standard.Subject, standard.Text, standard.HTML,
+			[]string{"nobody"},
 		},
 		"controls": {
 			Template{Subject: "a\r\nBcc: x@example.com\n\x00\u2028b\u202e", Body: "a\x00\x1b[31m\rb\r\n.\nc\td"},

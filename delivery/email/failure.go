@@ -123,21 +123,20 @@ func shown(text string) string {
 // MAIL tells the server only who we are, so what it refuses there is our
 // sender, but for the size.
 func aboutMessage(at step, code int, enhanced string) bool {
+	tooBig := enhanced == "5.3.4" || code == 552 && enhanced == ""
+	mailboxFull := enhanced == "5.2.2" || code == 552 && enhanced == "" && at == recipient // RFC 3463 wants a 4.2.2
 	switch {
-	case code < 500:
+	case code < 500 || mailboxFull || at != sender && at != recipient && at != content && at != confirmation:
 		return false
-	case enhanced == "5.3.4" || code == 552 && enhanced == "": // too big, or the mailbox is
-		return at == sender || at == recipient || at == content || at == confirmation
-	case at != recipient && at != content && at != confirmation:
-		return false
+	case tooBig || at == sender:
+		return tooBig
 	}
 	switch code {
 	case 500, 502, 503, 504, 530, 534, 535, 538: // commands and logins
 		return false
 	}
 	switch enhanced {
-	case "5.2.2", // the mailbox is full, which RFC 3463 wants to be a 4.2.2
-		"5.3.2", "5.3.3", "5.3.5", // the server takes nothing, or is set up wrong
+	case "5.3.2", "5.3.3", "5.3.5", // the server takes nothing, or is set up wrong
 		"5.4.5",                   // a quota, or congestion
 		"5.5.1", "5.5.2", "5.5.4": // commands
 		return false

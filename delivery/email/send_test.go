@@ -218,7 +218,7 @@ func TestSendIsRefused(t *testing.T) {
 		permanent bool
 	}{
 		"mailbox unknown": {
-			conduct{rcpt: func(to string) error { return answer(550, smtp.EnhancedCode{5, 1, 1}, "no such user") }},
+			conduct{rcpt: func(string) error { return answer(550, smtp.EnhancedCode{5, 1, 1}, "no such user") }},
 			"smtp: RCPT: 550 5.1.1 no such user", true,
 		},
 		"an answer that repeats the address": {
@@ -398,7 +398,9 @@ func TestSendTwiceIsOneMessage(t *testing.T) {
 	c, _ := Compose(someFacts(), nil)
 	require.Error(t, Send(t.Context(), s, c))
 	require.NoError(t, Send(t.Context(), s, c), "it hung up at QUIT, when all was done")
-	require.Equal(t, <-ids, <-ids)
+	first, second := <-ids, <-ids
+	require.Equal(t, "<"+c.ID+"@platform.example>", first)
+	require.Equal(t, first, second)
 }
 
 // Send ends with its context wherever the server falls silent.
@@ -430,7 +432,7 @@ func TestSendEndsWithItsContext(t *testing.T) {
 					_, _ = io.Copy(io.Discard, l.in) // until the client goes
 				})
 				s.TLS = test.mode
-				if want == context.DeadlineExceeded {
+				if how == "deadline" {
 					cancel()
 					ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
 				} else {

@@ -71,8 +71,11 @@ func startSite(t *testing.T, c conduct) *site {
 	case c.tls == StartTLS && !c.noStartTLS:
 		server.TLSConfig = config
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(listener) // an error is the listener's end
+	}()
 	t.Cleanup(func() {
 		_ = server.Close()
 		_ = listener.Close() // which the server may not know yet
