@@ -137,7 +137,7 @@ func TestOneLine(t *testing.T) {
 // Whatever the template and the values are: what is not a placeholder stays as
 // it is, values come out whole and escaped, and no value is read as a template.
 func FuzzFill(f *testing.F) {
-	for _, text := range []string{"", "{{a}}", "{{ a }}", "{{b}}", "x{{a}}y{{a}}z", "{{{a}}}", "{{a", "a}}", "{{}}", "{{ }}", "{{\r\na}}", "{{a}}{{b}}{{no}}", "{ {a}}", "\xff{{a}}\xff", "{{a\xff}}", "{{{{a}}}}", "<p>{{a}}</p>", "{{\u00a0a}}"} {
+	for _, text := range []string{"", "{{a}}", "{{ a }}", "{{b}}", "x{{a}}y{{a}}z", "{{{a}}}", "{{a", "a}}", "{{}}", "{{ }}", "{{\r\na}}", "{{a}}{{b}}{{no}}", "{{no}}{{a}}{{no}}", "{ {a}}", "\xff{{a}}\xff", "{{a\xff}}", "{{{{a}}}}", "<p>{{a}}</p>", "{{\u00a0a}}"} {
 		for _, value := range []string{"", "v", "{{b}}", "{{", "}}", "<script>", "\"'&<>", "\r\nBcc: x@example.com", "\xff", "$1${0}"} {
 			f.Add(text, value)
 		}

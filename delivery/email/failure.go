@@ -98,8 +98,7 @@ func readAnswer(answer *textproto.Error) (enhanced, text string) {
 	var rest []string
 	for line := range strings.SplitSeq(answer.Msg, "\n") {
 		line = strings.TrimSpace(line)
-		code := enhancedCode.FindString(line)
-		if code != "" && int(code[0]-'0') == answer.Code/100 {
+		if code := enhancedCode.FindString(line); code != "" {
 			enhanced, line = code, line[len(code):]
 		}
 		rest = append(rest, line)

@@ -505,6 +505,25 @@ func TestSendInjectsNothing(t *testing.T) {
 	}
 }
 
+// Content that Compose did not make is held to the same.
+func TestSendMakesHeadersFit(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a\r\nb":                  "a b",
+		"é\r\nBcc: x@example.org": "é Bcc: x@example.org",
+		strings.Repeat("a", 2000): strings.Repeat("a", maxName-1) + "…",
+		strings.Repeat("é", 2000): strings.Repeat("é", maxName-1) + "…",
+	} {
+		s := startSite(t, conduct{})
+		s.From = (&mail.Address{Name: in, Address: "alerts@platform.example"}).String()
+		require.NoError(t, Send(t.Context(), s.Server, Content{ID: "1", To: "ana@example.org", ToName: in, Subject: in, Text: "x", HTML: "<p>x"}))
+		m := parse(t, (<-s.received).raw)
+		require.Equal(t, want, m.to[0].Name)
+		require.Equal(t, want, m.from[0].Name)
+		require.Equal(t, oneLine(in, maxSubject), m.subject)
+	}
+}
+
 func TestSendRefusesAnIDThatIsNone(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{"", "a b", "a@b", "a>\r\nBcc: x@example.org", "a\n", ".a", "é"} {
