@@ -82,6 +82,8 @@ func TestAnswersShowNoSecret(t *testing.T) {
 	require.NotErrorAs(t, err, &answer, "the answer as it came is out of reach")
 	err = failed(t.Context(), greeting, textproto.ProtocolError("short response: zoe@example.org\r\n"))
 	require.EqualError(t, err, "smtp: the greeting: short response: <address>")
+	err = failed(t.Context(), recipient, textproto.ProtocolError("short response: hunter2"), private...)
+	require.EqualError(t, err, "smtp: RCPT: the server's answer has not the form of one")
 }
 
 // No answer shows an address, or breaks a line, or grows without bound.
