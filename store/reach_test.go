@@ -189,6 +189,7 @@ func TestWhatEverybodyMayDo(t *testing.T) {
 	for _, kind := range []host.Kind{host.CMSWithTrigger, host.LMS} {
 		s := migratedSite(t, kind)
 		assert.Equal(t, []string{
+			"EXECUTE ON tokenalert.are_thresholds(integer[])",
 			"EXECUTE ON tokenalert.local_midnight(timestamp without time zone,text)",
 			"EXECUTE ON tokenalert.now()",
 			"EXECUTE ON tokenalert.period_end(integer,text,timestamp with time zone)",

@@ -131,7 +131,7 @@ func TestExplainReasons(t *testing.T) {
 	}
 	// Every reason that a row may hold has words.
 	for _, r := range []Reason{ReasonSuperseded, ReasonPeriodClosed, ReasonThresholdAdded, ReasonCarriedOver, ReasonBackfill, ReasonAlreadyTold, ReasonMuted, ReasonNone} {
-		assert.NotEqual(t, string(r), reasonWords(r))
+		assert.NotEqual(t, string(r), r.Words())
 	}
 }
 
