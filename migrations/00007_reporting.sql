@@ -76,7 +76,7 @@ SELECT t.id AS alert_id,
        t.organization_id,
        a.threshold,
        t.token_limit,
-       greatest(least(t.tokens_used, 9223372036854775807), -9223372036854775808)::bigint AS tokens_used,
+       t.tokens_used::bigint AS tokens_used,
        trunc(t.percent_used, 1) AS percent_used,
        t.period_start,
        t.period_end AS resets_at,
@@ -115,7 +115,22 @@ COMMENT ON TABLE tokenalert.granted_readers IS 'Roles that were given what reads
 
 -- +goose Down
 -- Both views go first: where the host has made a view of its own upon them, down
--- stops here, where nothing has been given back yet, and names it.
+-- stops here, where nothing has been given back yet.
+-- +goose StatementBegin
+DO $do$
+DECLARE
+    dependents text;
+BEGIN
+    SELECT string_agg(DISTINCT c.oid::regclass::text, ', ') INTO dependents
+    FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass JOIN pg_class c ON c.oid = r.ev_class
+    WHERE d.refobjid IN ('tokenalert.current_usage'::regclass, 'tokenalert.alert_history'::regclass)
+      AND c.oid NOT IN ('tokenalert.current_usage'::regclass, 'tokenalert.alert_history'::regclass);
+    IF dependents IS NOT NULL THEN
+        RAISE EXCEPTION 'other views read ours; drop them first: %', dependents;
+    END IF;
+END
+$do$;
+-- +goose StatementEnd
 DROP VIEW tokenalert.alert_history, tokenalert.current_usage;
 DROP FUNCTION tokenalert.alert_columns(anyelement);
 DROP TABLE tokenalert.granted_readers;

@@ -69,17 +69,35 @@ func runNeeds(host hostNames) []privilege {
 	may("table", "tokenalert.user_limits", "SELECT")
 	may("table", "tokenalert.goose_db_version", "SELECT")
 	may("sequence", "tokenalert.doorbell", "SELECT", "UPDATE")
-	for _, function := range []string{
-		"accounts()", "lock_users(uuid[])", "now()",
-		"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
-		"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
-	} {
+	for _, function := range append([]string{"accounts()", "lock_users(uuid[])"}, timeFunctions...) {
 		may("function", "tokenalert."+function, "EXECUTE")
 	}
 	mayColumns("SELECT", host.usage, "user_id", "tokens_used", "created_at", "xact_id")
 	mayColumns("SELECT", host.users, host.userColumns...)
 	may("table", host.alerts, "SELECT", "INSERT")
 	mayColumns("INSERT", host.notifications, "id", "organization_id", "user_id", "title", "message", "notification_type", "link_url")
+	return needs
+}
+
+// timeFunctions call each other, with the rights of whoever calls.
+var timeFunctions = []string{
+	"now()",
+	"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
+	"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
+}
+
+// readNeeds is exactly what reading our views takes: what GrantRead gives, and
+// what the doctor looks for. A view reads tables as its owner, and calls
+// functions as whoever reads it (manual 41.5 "Rules and Privileges").
+func readNeeds() []privilege {
+	needs := []privilege{
+		{verbs: []string{"USAGE"}, class: "schema", object: "tokenalert"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_usage"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.alert_history"},
+	}
+	for _, function := range append([]string{"alert_columns(anyelement)"}, timeFunctions...) {
+		needs = append(needs, privilege{verbs: []string{"EXECUTE"}, class: "function", object: "tokenalert." + function})
+	}
 	return needs
 }
 
