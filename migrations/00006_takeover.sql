@@ -165,6 +165,9 @@ BEGIN
             SELECT n.id, n.organization_id, n.user_id, n.title, n.message, n.notification_type, n.is_read, n.link_url, n.created_at
             FROM tokenalert_archive.notifications n ON CONFLICT DO NOTHING;
         END IF;
+        IF to_regclass('tokenalert_archive.granted_readers') IS NOT NULL THEN
+            ALTER TABLE tokenalert_archive.granted_readers SET SCHEMA tokenalert; -- where 00007 finds it
+        END IF;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END
@@ -192,7 +195,7 @@ DROP TRIGGER IF EXISTS tokenalert_reset_day_changed ON users;
 DROP TRIGGER IF EXISTS tokenalert_limits_changed ON tokenalert.user_limits;
 
 -- Our history, kept where the next `up` finds it.
-CREATE SCHEMA tokenalert_archive;
+CREATE SCHEMA IF NOT EXISTS tokenalert_archive; -- 00007 has been here
 CREATE TABLE tokenalert_archive.token_limit_alerts AS SELECT * FROM token_limit_alerts;
 CREATE TABLE tokenalert_archive.usage_periods AS SELECT * FROM tokenalert.usage_periods;
 CREATE TABLE tokenalert_archive.settings AS SELECT * FROM tokenalert.settings;

@@ -104,10 +104,22 @@ COMMENT ON COLUMN tokenalert.alert_history.how IS 'notification: in the app; row
 COMMENT ON COLUMN tokenalert.alert_history.reason IS 'Why the user was not told: superseded (a higher threshold was), period_closed, threshold_added, carried_over, backfill or muted; NULL: told, or a row of the host';
 COMMENT ON COLUMN tokenalert.alert_history.notification_id IS 'The row in notifications that told the user; NULL: none, or a row of the host';
 
--- The roles that `migrate grant --read` was given, for `migrate up` after a
+-- The roles that `migrate grant` was given for reading, for `migrate up` after a
 -- restore without privileges. They have nothing on the host's tables, so `down`
--- takes theirs back by dropping what they may read.
-CREATE TABLE tokenalert.granted_readers (
+-- takes theirs back by dropping what they may read, and keeps who they were.
+-- +goose StatementBegin
+DO $do$
+BEGIN
+    IF to_regclass('tokenalert_archive.granted_readers') IS NOT NULL THEN -- a down that went no further
+        ALTER TABLE tokenalert_archive.granted_readers SET SCHEMA tokenalert;
+        IF NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'tokenalert_archive'::regnamespace) THEN
+            DROP SCHEMA tokenalert_archive;
+        END IF;
+    END IF;
+END
+$do$;
+-- +goose StatementEnd
+CREATE TABLE IF NOT EXISTS tokenalert.granted_readers (
     role       name        PRIMARY KEY,
     granted_at timestamptz NOT NULL DEFAULT now()
 );
@@ -133,7 +145,8 @@ $do$;
 -- +goose StatementEnd
 DROP VIEW tokenalert.alert_history, tokenalert.current_usage;
 DROP FUNCTION tokenalert.alert_columns(anyelement);
-DROP TABLE tokenalert.granted_readers;
+CREATE SCHEMA IF NOT EXISTS tokenalert_archive;
+ALTER TABLE tokenalert.granted_readers SET SCHEMA tokenalert_archive;
 SET LOCAL lock_timeout = '60ms';
 DROP INDEX token_limit_alerts_created_at_idx;
 

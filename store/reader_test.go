@@ -122,7 +122,7 @@ func TestAReaderReadsNothingElse(t *testing.T) {
 }
 
 // TestReadersAreRemembered: `up` gives again what a restore without privileges
-// has lost, and `down` leaves the role with nothing.
+// has lost, and what `down` took back: the role has nothing in between.
 func TestReadersAreRemembered(t *testing.T) {
 	t.Parallel()
 	s := migratedSite(t, host.CMS)
@@ -140,7 +140,29 @@ func TestReadersAreRemembered(t *testing.T) {
 	require.NoError(t, m.Down(t.Context()))
 	assert.Empty(t, s.granted(role))
 	require.NoError(t, m.Up(t.Context()))
-	assert.Empty(t, s.granted(role))
+	assert.Equal(t, readersNeed, s.granted(role))
+	assert.False(t, ask[bool](s, "SELECT to_regnamespace('tokenalert_archive') IS NOT NULL"))
+}
+
+// TestReadersAreRememberedByADownThatWentNoFurther than its first step, as one
+// that does not get the tables' locks.
+func TestReadersAreRememberedByADownThatWentNoFurther(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	role := s.reader()
+	before := s.catalogue()
+	blocker := s.db.ConnAs(t, pgtest.Owner)
+	_, err := blocker.Exec(t.Context(), "BEGIN; LOCK TABLE users IN ROW EXCLUSIVE MODE") // a writer
+	require.NoError(t, err)
+	m := s.migrator(pgtest.Owner, nil)
+	m.LockPatience = 0
+	require.ErrorContains(t, m.Down(t.Context()), "the lock was not to be had")
+	require.Error(t, readAll(t.Context(), s.db.ConnAs(t, role)))
+	_, err = blocker.Exec(t.Context(), "ROLLBACK")
+	require.NoError(t, err)
+	require.NoError(t, m.Up(t.Context()))
+	assert.Equal(t, readersNeed, s.granted(role))
+	s.requireSame(before, s.catalogue())
 }
 
 // TestAWorkerMayReadToo: the two grants of one role do not stand in each other's way.

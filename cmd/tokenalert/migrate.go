@@ -180,8 +180,7 @@ token_limit_alerts and notifications. migrate up gives it again where a restore
 has lost it.
 
 With --read, give it instead what reads usage and alerts, for an admin page: the
-views tokenalert.current_usage and tokenalert.alert_history, and no table. It is
-given again as well; after migrate down, which drops the views, grant it anew.`,
+views tokenalert.current_usage and tokenalert.alert_history, and no table.`,
 		Example: `  psql -c "CREATE ROLE tokenalert LOGIN PASSWORD '…'"
   tokenalert migrate grant tokenalert
   tokenalert migrate grant --read admin_page`,
