@@ -362,4 +362,13 @@ func TestTheViewsReadByIndex(t *testing.T) {
 		})
 		assert.Subset(t, used, index, "%s\n%s", query, outline(plan, ""))
 	}
+
+	// Of everybody, the bounds of periods are worked out once for each reset day.
+	once := 0
+	each(parsePlan(t, ask[string](c.site, "EXPLAIN (FORMAT JSON) SELECT sum(tokens_used) FROM tokenalert.current_usage")), func(n planNode) {
+		if n.NodeType == "Memoize" {
+			once++
+		}
+	})
+	assert.Equal(t, 1, once)
 }

@@ -79,6 +79,7 @@ func TestReportingPage(t *testing.T) {
 	s.up()
 	user, unlimited, over, other := s.user(1000), s.user(0), s.user(500), s.user(100)
 	s.user(700) // has used nothing
+	exactly, nearly := s.user(300), s.user(10007)
 	for id, day := range map[uuid.UUID]int{user: 28, unlimited: 1, over: 15, other: 7} {
 		s.exec("UPDATE users SET token_limit_reset_day = $2 WHERE id = $1", id, day)
 	}
@@ -95,6 +96,8 @@ func TestReportingPage(t *testing.T) {
 	s.use(user, 740)
 	s.use(over, 480)
 	s.use(other, 200)
+	s.use(exactly, 300)
+	s.use(nearly, 10003) // 99.96 %
 	s.work()
 	// As of a month that is over: a crossing that nobody was told.
 	s.exec(`UPDATE token_limit_alerts SET alert_sent = false, reason = 'period_closed', sent_at = NULL, notification_id = NULL
