@@ -3,8 +3,8 @@
 -- read as their owner, so whoever reads them needs no right on the tables.
 SET LOCAL lock_timeout = '60ms';
 
--- The newest alerts, and those of a month, without reading all there ever were.
--- An alert more is written in 1 microsecond more (docs/reporting.md).
+-- The newest alerts, and those of a month, without reading all there ever were
+-- (what it saves, and what it costs to write: docs/reporting.md).
 CREATE INDEX token_limit_alerts_created_at_idx ON token_limit_alerts (created_at);
 
 -- +goose StatementBegin

@@ -334,6 +334,7 @@ func TestTheViewsReadByIndex(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)
 	c.fill(2000, 1)
+	c.exec("INSERT INTO tokenalert.settings (time_zone, thresholds, worker, changed_at) VALUES ('UTC', '{80}', 'test', now())")
 	c.exec("UPDATE token_limit_alerts SET created_at = period_start")
 	other, err := host.NewOrganization(t.Context(), c.owner, "Another")
 	require.NoError(t, err)

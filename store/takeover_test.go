@@ -183,10 +183,10 @@ func TestAtNoMomentDoBothAlert(t *testing.T) {
 	stop()
 	<-watched
 	assert.Positive(t, looks)
-	// Six steps and a remark on the way up, the last step takes over; on the way
-	// down it is the first.
-	assert.Equal(t, []bool{true, true, true, true, true, false, false}, up)
-	assert.Equal(t, []bool{true, true, true, true, true, true}, states)
+	// Seven steps and a remark on the way up, the sixth takes over; on the way
+	// down it is the second.
+	assert.Equal(t, []bool{true, true, true, true, true, false, false, false}, up)
+	assert.Equal(t, []bool{false, true, true, true, true, true, true}, states)
 }
 
 func TestATakeOverThatFailsChangesNothing(t *testing.T) {
