@@ -239,7 +239,7 @@ func TestTwoUpsAtOnce(t *testing.T) {
 	assert.False(t, said.has("00002"), "a step was taken twice")
 	require.NoError(t, s.migrator(pgtest.Owner, nil).Grant(t.Context(), pgtest.Runtime))
 	s.requireSame(reference.catalogue(), s.catalogue())
-	assert.EqualValues(t, migrations.Version()+1, ask[int64](s, "SELECT count(*) FROM tokenalert.goose_db_version"))
+	assert.Equal(t, migrations.Version()+1, ask[int64](s, "SELECT count(*) FROM tokenalert.goose_db_version"))
 }
 
 func TestALockThatIsNotToBeHad(t *testing.T) {
