@@ -120,6 +120,12 @@ REVOKE ALL ON FUNCTION tokenalert.policy_changes_end() FROM PUBLIC;
 -- +goose StatementBegin
 DO $do$
 BEGIN
+    IF to_regclass('tokenalert_archive.policies') IS NOT NULL THEN -- a down that went no further
+        ALTER TABLE tokenalert_archive.policies RENAME TO archived_policies;
+        ALTER TABLE tokenalert_archive.archived_policies SET SCHEMA tokenalert;
+        ALTER TABLE tokenalert_archive.policy_changes RENAME TO archived_policy_changes;
+        ALTER TABLE tokenalert_archive.archived_policy_changes SET SCHEMA tokenalert;
+    END IF;
     IF to_regclass('tokenalert.archived_policies') IS NOT NULL THEN
         ALTER TABLE tokenalert.policies DISABLE TRIGGER USER;
         INSERT INTO tokenalert.policies SELECT * FROM tokenalert.archived_policies;
@@ -377,7 +383,6 @@ COMMENT ON VIEW tokenalert.current_usage IS 'Usage of each user in the current p
 DROP FUNCTION tokenalert.emailed(uuid);
 DROP FUNCTION tokenalert.recipient(uuid);
 
-CREATE SCHEMA IF NOT EXISTS tokenalert_archive;
 CREATE TABLE tokenalert_archive.policies AS SELECT * FROM tokenalert.policies;
 CREATE TABLE tokenalert_archive.policy_changes AS SELECT * FROM tokenalert.policy_changes;
 ALTER TABLE tokenalert.usage_periods DROP COLUMN policy_seen;

@@ -120,6 +120,7 @@ var forPublic = privilege{verbs: []string{"SELECT"}, class: "sequence", object: 
 var notForPublic = []string{
 	"tokenalert.accounts()", "tokenalert.host_privileges(name)", "tokenalert.lock_users(uuid[])",
 	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid)", "tokenalert.emailed(uuid)",
+	"tokenalert.policy_changes_begin()", "tokenalert.policy_changes_end()",
 }
 
 // lacking returns what a role lacks of needs, through whatever it would have it
