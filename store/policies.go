@@ -35,7 +35,8 @@ type Policy struct {
 // MutedForever is what an infinite time, which the database may hold, is read as.
 var MutedForever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
-const policyColumns = `organization_id, user_id, thresholds, language, channels, least(muted_until, '9999-12-31 00:00+00'::timestamptz) AS muted_until, changed_at`
+const policyColumns = `organization_id, user_id, thresholds, language, channels, CASE muted_until
+	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, changed_at`
 
 // saysNothing is a policy that was removed.
 const saysNothing = `num_nonnulls(thresholds, language, channels, muted_until) = 0`
@@ -195,13 +196,35 @@ type PolicyVersion struct {
 	After     map[string]any `json:"after"`
 }
 
+// Policies are the two that may count for a user.
+type Policies struct {
+	User         *Policy `json:"user"`         // nil: none, or not asked for a user
+	Organization *Policy `json:"organization"` // nil: none
+}
+
+func policiesOf(ctx context.Context, tx pgx.Tx, user, organization *uuid.UUID) (Policies, error) {
+	var both Policies
+	for _, look := range []struct {
+		of PolicyOf
+		to **Policy
+	}{{PolicyOf{User: user}, &both.User}, {PolicyOf{Organization: organization}, &both.Organization}} {
+		p, err := readPolicy(ctx, tx, look.of)
+		if err != nil {
+			return both, err
+		}
+		if !p.ChangedAt.IsZero() {
+			*look.to = p
+		}
+	}
+	return both, nil
+}
+
 // PolicyInForce is what counts for a user, or for who has no policy of their own
 // in an organization, and where each comes from.
 type PolicyInForce struct {
-	User         *Policy         `json:"user"`         // nil: none, or not asked for a user
-	Organization *Policy         `json:"organization"` // nil: none
-	Settings     *Settings       `json:"settings"`     // nil where no worker has ever led
-	Changes      []PolicyVersion `json:"changes"`      // of the one that was asked for, the newest first
+	Policies
+	Settings *Settings       `json:"settings"` // nil where no worker has ever led
+	Changes  []PolicyVersion `json:"changes"`  // of the one that was asked for, the newest first
 }
 
 // PolicyInForce returns what counts.
@@ -217,19 +240,10 @@ func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, 
 				return err
 			}
 		}
-		for _, look := range []struct {
-			of PolicyOf
-			to **Policy
-		}{{PolicyOf{User: of.User}, &f.User}, {PolicyOf{Organization: organization}, &f.Organization}} {
-			p, err := readPolicy(ctx, tx, look.of)
-			if err != nil {
-				return err
-			}
-			if !p.ChangedAt.IsZero() {
-				*look.to = p
-			}
-		}
 		var err error
+		if f.Policies, err = policiesOf(ctx, tx, of.User, organization); err != nil {
+			return err
+		}
 		if f.Settings, err = scanSettings(tx.QueryRow(ctx, settingsInForce)); err != nil {
 			return err
 		}
