@@ -28,7 +28,7 @@ func TestWrongPolicies(t *testing.T) {
 		"policy remove":        "name whom",
 		"policy show --user x": "is not an id",
 		"policy list now":      "tokenalert policy list --help",
-		"policy lst":           "did you mean list?",
+		"policy lst":           "did you mean set or list?",
 	} {
 		status, stdout, stderr := typed(t, nil, strings.Fields(args)...)
 		assert.Equal(t, 2, status, args)
