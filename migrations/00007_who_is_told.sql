@@ -17,6 +17,7 @@ CREATE TABLE tokenalert.policies (
     language        text        CONSTRAINT policies_language_check CHECK (language IN ('es', 'en', 'pt')),
     channels        text[]      CONSTRAINT policies_channels_check CHECK (channels <@ '{notification,email,webhook}'::text[]),
     muted_until     timestamptz,
+    admins_from     integer     CONSTRAINT policies_admins_from_check CHECK (admins_from BETWEEN 0 AND 1000),
     added           integer[]   NOT NULL,
     version         bigint      NOT NULL,
     changed_at      timestamptz NOT NULL,
@@ -29,6 +30,7 @@ COMMENT ON COLUMN tokenalert.policies.thresholds IS 'Percent of the limit, ascen
 COMMENT ON COLUMN tokenalert.policies.language IS 'Of an organization: for users who have none';
 COMMENT ON COLUMN tokenalert.policies.channels IS 'By which alerts are delivered besides the notification, of those that are set up';
 COMMENT ON COLUMN tokenalert.policies.muted_until IS 'Until then crossings are recorded, and nobody is told';
+COMMENT ON COLUMN tokenalert.policies.admins_from IS 'Lowest threshold of which the admins of the organization are told too; 0: of none';
 COMMENT ON COLUMN tokenalert.policies.added IS 'Thresholds that the last change gained';
 COMMENT ON COLUMN tokenalert.policies.version IS 'Rises with each change of any policy';
 
@@ -158,8 +160,22 @@ BEGIN
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('users');
     SELECT format('%I.%I', n.nspname, c.relname) INTO organizations
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('organizations');
+
+    -- admins: who may be told of others. A host whose users have no roles has none.
     EXECUTE format($sql$
-        CREATE FUNCTION tokenalert.recipient(alert uuid)
+        CREATE FUNCTION tokenalert.admins(organization uuid)
+        RETURNS TABLE (user_id uuid, full_name text, language text)
+        LANGUAGE sql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
+        AS $body$
+            SELECT u.id, u.full_name::text, %s FROM %s u WHERE u.organization_id = organization AND %s ORDER BY u.id LIMIT 100
+        $body$ $sql$,
+        CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'language' AND NOT attisdropped)
+             THEN 'u.language::text' ELSE 'NULL::text' END,
+        users,
+        CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'role' AND NOT attisdropped)
+             THEN 'u.role = ''admin''' ELSE 'false' END);
+    EXECUTE format($sql$
+        CREATE FUNCTION tokenalert.recipient(alert uuid, told uuid)
         RETURNS TABLE (email text, organization_name text, server jsonb, template jsonb)
         LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS $body$
@@ -167,9 +183,9 @@ BEGIN
             recipient_id uuid;
             organization uuid;
         BEGIN
-            SELECT a.user_id, a.organization_id INTO recipient_id, organization
+            SELECT coalesce(told, a.user_id), a.organization_id INTO recipient_id, organization
             FROM %1$s a
-            WHERE a.id = alert AND EXISTS (SELECT FROM tokenalert.river_job j
+            WHERE a.id = alert AND (told IS NULL OR told IN (SELECT m.user_id FROM tokenalert.admins(a.organization_id) m)) AND EXISTS (SELECT FROM tokenalert.river_job j
                 WHERE j.state = 'running' AND j.kind = 'delivery' AND j.queue = 'email' AND j.args ->> 'alert_id' = alert::text);
             SELECT u.email::text INTO recipient.email FROM %2$s u WHERE u.id = recipient_id;
             IF NOT FOUND THEN
@@ -208,8 +224,9 @@ BEGIN
 END
 $do$;
 -- +goose StatementEnd
-REVOKE ALL ON FUNCTION tokenalert.recipient(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tokenalert.recipient(uuid, uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION tokenalert.emailed(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tokenalert.admins(uuid) FROM PUBLIC;
 
 -- What the host reads: who has used how much, and who was told what. Both views
 -- read as their owner, so whoever reads them needs no right on the tables.
@@ -381,7 +398,8 @@ LEFT JOIN tokenalert.usage_periods u ON u.user_id = a.user_id AND u.period_start
 COMMENT ON VIEW tokenalert.current_usage IS 'Usage of each user in the current period, as of the newest tick; limit and percentage are NULL for the unlimited';
 
 DROP FUNCTION tokenalert.emailed(uuid);
-DROP FUNCTION tokenalert.recipient(uuid);
+DROP FUNCTION tokenalert.recipient(uuid, uuid);
+DROP FUNCTION tokenalert.admins(uuid);
 
 CREATE TABLE tokenalert_archive.policies AS SELECT * FROM tokenalert.policies;
 CREATE TABLE tokenalert_archive.policy_changes AS SELECT * FROM tokenalert.policy_changes;

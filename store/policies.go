@@ -29,6 +29,7 @@ type Policy struct {
 	Language       *string    `json:"language"`
 	Channels       []string   `json:"channels"` // empty and not nil: the notification alone
 	MutedUntil     *time.Time `json:"muted_until"`
+	AdminsFrom     *int32     `json:"admins_from"` // lowest threshold of which admins are told too; 0: of none
 	ChangedAt      time.Time  `json:"changed_at"`
 }
 
@@ -36,10 +37,10 @@ type Policy struct {
 var MutedForever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 const policyColumns = `organization_id, user_id, thresholds, language, channels, CASE muted_until
-	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, changed_at`
+	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, admins_from, changed_at`
 
 // saysNothing is a policy that was removed.
-const saysNothing = `num_nonnulls(thresholds, language, channels, muted_until) = 0`
+const saysNothing = `num_nonnulls(thresholds, language, channels, muted_until, admins_from) = 0`
 
 // PolicyChange sets what is not nil, to nothing where it points to nil.
 type PolicyChange struct {
@@ -47,11 +48,12 @@ type PolicyChange struct {
 	Language   **string
 	Channels   *[]string
 	MutedUntil **time.Time
+	AdminsFrom **int32
 }
 
 // RemovePolicy is the change after which a policy says nothing.
 func RemovePolicy() PolicyChange {
-	return PolicyChange{Thresholds: new([]int32), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time)}
+	return PolicyChange{Thresholds: new([]int32), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32)}
 }
 
 func (c PolicyChange) apply(p *Policy) {
@@ -66,6 +68,9 @@ func (c PolicyChange) apply(p *Policy) {
 	}
 	if c.MutedUntil != nil {
 		p.MutedUntil = *c.MutedUntil
+	}
+	if c.AdminsFrom != nil {
+		p.AdminsFrom = *c.AdminsFrom
 	}
 }
 
@@ -142,11 +147,11 @@ func writePolicy(ctx context.Context, tx pgx.Tx, p Policy) (Policy, error) {
 		key = "user_id"
 	}
 	rows, err := tx.Query(ctx, `
-		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, language, channels, muted_until, added, version, changed_at)
-		VALUES ($1, $2, $3, $4, $5, $6, '{}', 0, now())
+		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, language, channels, muted_until, admins_from, added, version, changed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, '{}', 0, now())
 		ON CONFLICT (`+key+`) DO UPDATE SET thresholds = EXCLUDED.thresholds, language = EXCLUDED.language,
-			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until
-		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.Language, p.Channels, p.MutedUntil)
+			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until, admins_from = EXCLUDED.admins_from
+		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom)
 	if err != nil {
 		return p, err
 	}

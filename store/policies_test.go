@@ -28,6 +28,7 @@ func TestThePoliciesThatTheDatabaseRefuses(t *testing.T) {
 		"(organization_id, language) VALUES (gen_random_uuid(), 'fr')":                          "policies_language_check",
 		"(organization_id, channels) VALUES (gen_random_uuid(), '{pigeon}')":                    "policies_channels_check",
 		"(organization_id, user_id) VALUES (gen_random_uuid(), gen_random_uuid())":              "policies_of_one_check",
+		"(organization_id, admins_from) VALUES (gen_random_uuid(), 1001)":                       "policies_admins_from_check",
 		"(language) VALUES ('es')": "policies_of_one_check",
 	} {
 		_, err := s.owner.Exec(t.Context(), "INSERT INTO tokenalert.policies "+values)

@@ -75,7 +75,7 @@ func runNeeds(host hostNames) []privilege {
 	may("sequence", "tokenalert.river_job_id_seq", "USAGE")
 	may("sequence", "tokenalert.doorbell", "SELECT", "UPDATE")
 	for _, function := range append([]string{
-		"accounts()", "lock_users(uuid[])", "recipient(uuid)", "emailed(uuid)",
+		"accounts()", "lock_users(uuid[])", "recipient(uuid, uuid)", "emailed(uuid)", "admins(uuid)",
 		"river_job_state_in_bitmask(bit, tokenalert.river_job_state)", // of an index
 	}, timeFunctions...) {
 		may("function", "tokenalert."+function, "EXECUTE")
@@ -119,7 +119,7 @@ var forPublic = privilege{verbs: []string{"SELECT"}, class: "sequence", object: 
 // everybody may.
 var notForPublic = []string{
 	"tokenalert.accounts()", "tokenalert.host_privileges(name)", "tokenalert.lock_users(uuid[])",
-	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid)", "tokenalert.emailed(uuid)",
+	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid, uuid)", "tokenalert.emailed(uuid)", "tokenalert.admins(uuid)",
 	"tokenalert.policy_changes_begin()", "tokenalert.policy_changes_end()",
 }
 

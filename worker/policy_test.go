@@ -111,11 +111,12 @@ func TestMuted(t *testing.T) {
 	w.policy(ofUser, "muted_until", heard, "2000-01-01 00:00+00")
 	r := w.start()
 	w.use(muted, 95)
+	w.settle()
+	assert.Equal(t, "muted", r.await(worker.EventAlertSuppressed).ContextMap()["reason"])
 	w.use(heard, 95)
 	w.settle()
 	assert.Equal(t, map[int]string{80: "muted", 90: "muted"}, w.reasons(muted))
 	assert.Equal(t, map[int]string{80: "superseded", 90: "told"}, w.reasons(heard))
-	assert.Equal(t, "muted", r.await(worker.EventAlertSuppressed).ContextMap()["reason"])
 
 	w.policy(ofOrganization, "muted_until", w.org, nil)
 	w.use(muted, 10)
@@ -161,6 +162,54 @@ func TestAPolicysChannels(t *testing.T) {
 		require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT coalesce(string_agg(j.queue, ',' ORDER BY j.queue), '') FROM tokenalert.river_job j
 			JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE a.user_id = $1`, user).Scan(&got))
 		assert.Equal(t, channels, got)
+	}
+}
+
+// From a threshold on the admins of the organization are told as well, each in
+// their language and once; not of themselves, and not of what nobody is told.
+func TestAdminsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.newUser(host.User{Limit: new(100), FullName: "Ana", Language: new("es")})
+	admins := map[uuid.UUID]string{
+		w.newUser(host.User{Limit: new(100), FullName: "Eva", Language: new("en")}): "👤 Ana: 90% of AI tokens used",
+		w.newUser(host.User{Limit: new(100), FullName: "Rui", Language: new("pt")}): "👤 Ana: 90% dos tokens de IA utilizados",
+	}
+	stranger := w.user(100)
+	organization, err := host.NewOrganization(t.Context(), w.owner, "Other")
+	require.NoError(t, err)
+	w.ownerExec("UPDATE users SET organization_id = $1 WHERE id = $2", organization, stranger)
+	w.ownerExec("UPDATE users SET role = 'admin' WHERE id <> $1", user)
+	w.policy(ofOrganization, "admins_from", w.org, 90)
+	w.deliverBy = []string{"email", "webhook"}
+	w.start()
+	for _, tokens := range []int{85, 10, 0} { // 85, 95, and once more
+		w.use(user, tokens)
+		w.settle()
+	}
+	assert.Len(t, w.notifications(user), 2)
+	for admin, title := range admins {
+		told := w.notifications(admin)
+		require.Len(t, told, 1)
+		assert.Equal(t, title, told[0].Title)
+		assert.Contains(t, told[0].Message, "95")
+	}
+	assert.Empty(t, w.notifications(stranger))
+	var jobs string
+	require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT string_agg(format('%s %s', queue, CASE WHEN args ? 'admin' THEN 'admin' ELSE 'user' END), ', '
+		ORDER BY queue, args ? 'admin') FROM tokenalert.river_job`).Scan(&jobs))
+	assert.Equal(t, "email user, email user, email admin, email admin, webhook user, webhook user", jobs)
+
+	muted := w.user(100)
+	w.policy(ofUser, "muted_until", muted, "infinity")
+	w.use(muted, 95)
+	w.settle()
+	for admin := range admins {
+		assert.Len(t, w.notifications(admin), 1, "of one who is muted")
+		w.use(admin, 91) // the other is told of it too
+		w.settle()
+		assert.Len(t, w.notifications(admin), 2, "of their own")
+		break
 	}
 }
 

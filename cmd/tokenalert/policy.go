@@ -24,7 +24,8 @@ func newPolicy() *cobra.Command {
 		Use:   "policy",
 		Short: "Have an organization, or a user, told otherwise than the settings say",
 		Long: `Have an organization, or a user, told otherwise than the settings say: at which
-thresholds, in which language, by which channels, and not at all for a while.
+thresholds, in which language, by which channels, not at all for a while, and
+whether the admins of the organization are told as well.
 
 What a user's policy does not say, that of their organization does, and what
 neither says, the settings do. A change is in force at the next tick, without a
@@ -79,7 +80,7 @@ func (of policyOf) parse(cmd *cobra.Command) (store.PolicyOf, error) {
 const inherit = "inherit"
 
 // policyFlags are what `policy set` sets.
-type policyFlags struct{ thresholds, language, channels, muteUntil string }
+type policyFlags struct{ thresholds, language, channels, muteUntil, adminsFrom string }
 
 // change reads the flags that were given.
 func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChange, error) {
@@ -107,8 +108,12 @@ func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChan
 		until, err := parseMute(f.muteUntil, now)
 		c.MutedUntil, errs = &until, append(errs, err)
 	}
+	if given("admins-from") {
+		from, err := parseAdminsFrom(f.adminsFrom)
+		c.AdminsFrom, errs = &from, append(errs, err)
+	}
 	if c == (store.PolicyChange{}) {
-		errs = append(errs, errors.New("nothing to set: give --thresholds, --language, --channels or --mute-until"))
+		errs = append(errs, errors.New("nothing to set: give --thresholds, --language, --channels, --mute-until or --admins-from"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return c, usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
@@ -153,6 +158,20 @@ func parseChannels(text string) ([]string, error) {
 	return list, nil
 }
 
+func parseAdminsFrom(text string) (*int32, error) {
+	switch text {
+	case inherit:
+		return nil, nil
+	case "none":
+		return new(int32), nil
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 1 || n > 1000 {
+		return nil, fmt.Errorf("--admins-from %q must be a percentage from 1 to 1000, or none, or inherit", text)
+	}
+	return new(int32(n)), nil
+}
+
 // parseMute takes an instant, a date, a duration from now, or a word.
 func parseMute(text string, now time.Time) (*time.Time, error) {
 	switch text {
@@ -191,6 +210,8 @@ the policy says nothing of it:
                 that are set up; none: the notification alone
   --mute-until  an instant, a time from now, forever, or now; until then
                 crossings are recorded (muted) and nobody is told, then neither
+  --admins-from the lowest threshold of which the admins of the organization are
+                told as well; none: of none
 
 It says who is told by that at the next tick. --dry-run only says it.
 
@@ -205,6 +226,7 @@ Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
 	cmd.Flags().StringVar(&f.language, "language", "", "es, en, pt, or inherit")
 	cmd.Flags().StringVar(&f.channels, "channels", "", "some of "+strings.Join(delivery.Names(), ",")+", or none, or inherit")
 	cmd.Flags().StringVar(&f.muteUntil, "mute-until", "", "an instant, a time from now, forever, now, or inherit")
+	cmd.Flags().StringVar(&f.adminsFrom, "admins-from", "", "a percentage, or none, or inherit")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say who would be told")
 	format := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -350,6 +372,10 @@ func policyLines(p store.Policy) []string {
 			muted = "forever"
 		}
 	}
+	admins := "none"
+	if p.AdminsFrom != nil && *p.AdminsFrom > 0 {
+		admins = fmt.Sprintf("from %d %%", *p.AdminsFrom)
+	}
 	channels := strings.Join(p.Channels, ",")
 	if channels == "" {
 		channels = "none"
@@ -359,6 +385,7 @@ func policyLines(p store.Policy) []string {
 		"language   " + or(p.Language != nil, language),
 		"channels   " + or(p.Channels != nil, channels),
 		"mute until " + or(p.MutedUntil != nil, muted),
+		"admins     " + or(p.AdminsFrom != nil, admins),
 	}
 }
 
@@ -453,7 +480,7 @@ func newPolicyList() *cobra.Command {
 				return err
 			}
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(table, "OF\tTHRESHOLDS\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tCHANGED") //nolint:errcheck // told by Flush
+			fmt.Fprintln(table, "OF\tTHRESHOLDS\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tCHANGED") //nolint:errcheck // told by Flush
 			for _, p := range list {
 				of := store.PolicyOf{Organization: p.OrganizationID, User: p.UserID}
 				row := []string{of.String()}
