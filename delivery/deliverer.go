@@ -44,8 +44,9 @@ type Deliverer struct {
 	OpenQueue func(river.Config) (*store.Queue, error)
 	// OpenNotifications opens the other database; used where there is one.
 	OpenNotifications func() (*store.Store, error)
-	// Zone is whose dates messages are written in.
-	Zone *time.Location
+	// Zone is whose dates a message names: of the zone of a policy, or where it has
+	// none of the settings.
+	Zone func(policy *string) *time.Location
 	// Grace bounds how long a stop waits for what is being handed over.
 	Grace time.Duration
 
@@ -170,10 +171,10 @@ func (d *Deliverer) stopping(ctx context.Context) bool {
 
 // notice is what an alert says. Whatever it is made of stands in the alert's row,
 // so that it says the same whenever and wherever it is made.
-func notice(a *store.ToldAlert, zone *time.Location) worker.Notice {
+func (d *Deliverer) notice(a *store.ToldAlert) worker.Notice {
 	n := worker.Notice{
 		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
-		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: zone,
+		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: d.Zone(a.TimeZone),
 	}
 	if a.Admin != nil {
 		n.About, n.FullName, n.Language = &a.FullName, "", a.Admin.Language

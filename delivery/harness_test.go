@@ -135,7 +135,7 @@ func (s *site) delivers(channels delivery.Channels) *replica {
 	r := &replica{s: s, logs: logs, metrics: worker.NewMetrics("test", "test")}
 	channels.Link = "/admin/token-usage"
 	d := &delivery.Deliverer{
-		Channels: channels, Words: worker.BuiltInWords(worker.English), Zone: time.UTC, Log: zap.New(core), Metrics: r.metrics, Grace: 4 * time.Second,
+		Channels: channels, Words: worker.BuiltInWords(worker.English), Zone: func(*string) *time.Location { return time.UTC }, Log: zap.New(core), Metrics: r.metrics, Grace: 4 * time.Second,
 		OpenQueue: func(config river.Config) (*store.Queue, error) {
 			config.TestOnly = true // no staggered start
 			return store.OpenQueue(s.direct(), config)

@@ -26,7 +26,7 @@ func (c *hooker) deliver(ctx context.Context, a *store.ToldAlert) error {
 	if err != nil {
 		return err
 	}
-	n := notice(a, c.Zone)
+	n := c.notice(a)
 	n.FullName = "" // a name leaves the site by e-mail alone
 	m := c.Words.Render(n)
 	body, err := json.Marshal(webhook.NewEvent(a.CreatedAt, webhook.Alert{

@@ -106,7 +106,7 @@ func (c *mailer) server(r *store.Recipient) (email.Server, error) {
 }
 
 func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
-	n := notice(a, c.Zone)
+	n := c.notice(a)
 	var own *email.Template
 	if t := r.Template; t != nil {
 		own = &email.Template{Subject: t.Subject, Body: t.Body, HTML: t.HTML}

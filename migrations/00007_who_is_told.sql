@@ -14,6 +14,7 @@ CREATE TABLE tokenalert.policies (
     organization_id uuid        CONSTRAINT policies_organization_key UNIQUE,
     user_id         uuid        CONSTRAINT policies_user_key UNIQUE,
     thresholds      integer[]   CONSTRAINT policies_thresholds_check CHECK (tokenalert.are_thresholds(thresholds)),
+    time_zone       text,
     language        text        CONSTRAINT policies_language_check CHECK (language IN ('es', 'en', 'pt')),
     channels        text[]      CONSTRAINT policies_channels_check CHECK (channels <@ '{notification,email,webhook}'::text[]),
     muted_until     timestamptz,
@@ -24,9 +25,11 @@ CREATE TABLE tokenalert.policies (
     CONSTRAINT policies_of_one_check CHECK (num_nonnulls(organization_id, user_id) = 1)
 );
 CREATE INDEX policies_lowest_idx ON tokenalert.policies ((thresholds[1])) WHERE thresholds IS NOT NULL;
+CREATE INDEX policies_time_zone_idx ON tokenalert.policies (time_zone) WHERE time_zone IS NOT NULL;
 CREATE INDEX policies_version_idx ON tokenalert.policies (version);
 COMMENT ON TABLE tokenalert.policies IS 'Who is told otherwise than the settings say; by `tokenalert policy`. What is NULL says nothing';
 COMMENT ON COLUMN tokenalert.policies.thresholds IS 'Percent of the limit, ascending';
+COMMENT ON COLUMN tokenalert.policies.time_zone IS 'Zone in which periods begin at midnight, as in pg_timezone_names';
 COMMENT ON COLUMN tokenalert.policies.language IS 'Of an organization: for users who have none';
 COMMENT ON COLUMN tokenalert.policies.channels IS 'By which alerts are delivered besides the notification, of those that are set up';
 COMMENT ON COLUMN tokenalert.policies.muted_until IS 'Until then crossings are recorded, and nobody is told';
@@ -66,6 +69,10 @@ BEGIN
             USING HINT = 'tokenalert policy remove';
     END IF;
     PERFORM pg_advisory_xact_lock(8389759082999869550); -- "tokenaln"
+    IF NEW.time_zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
+        RAISE EXCEPTION 'unknown time zone %', quote_literal(NEW.time_zone)
+            USING ERRCODE = '22023', HINT = 'SELECT name FROM pg_timezone_names';
+    END IF;
     IF NEW.user_id IS NOT NULL THEN
         otherwise := coalesce((SELECT p.thresholds FROM tokenalert.policies p, tokenalert.accounts() a
                                WHERE a.user_id = NEW.user_id AND p.organization_id = a.organization_id), settings);
@@ -103,9 +110,10 @@ BEGIN
     VALUES (NEW.version, NEW.changed_at, session_user, NEW.organization_id, NEW.user_id,
             jsonb_strip_nulls(before - '{organization_id,user_id,added,version,changed_at}'::text[]),
             jsonb_strip_nulls(to_jsonb(NEW) - '{organization_id,user_id,added,version,changed_at}'::text[]));
-    INSERT INTO tokenalert.recounts (user_id, cause)
-    SELECT a.user_id, 'policy_changed' FROM tokenalert.accounts() a
-    WHERE a.token_limit > 0 AND (a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id);
+    -- In another zone a period begins at another time, and is counted anew.
+    INSERT INTO tokenalert.recounts (user_id, at, cause)
+    SELECT a.user_id, CASE WHEN NEW.time_zone IS DISTINCT FROM before ->> 'time_zone' THEN now() END, 'policy_changed' FROM tokenalert.accounts() a
+    WHERE (a.token_limit > 0 OR NEW.time_zone IS DISTINCT FROM before ->> 'time_zone') AND (a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id);
     IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify('tokenalert', '');
     END IF;
@@ -263,9 +271,12 @@ BEGIN
                p.period_end AS resets_at
         FROM tokenalert.settings s
         CROSS JOIN %3$s h %4$s
+        LEFT JOIN tokenalert.policies pu ON pu.user_id = h.id
+        LEFT JOIN tokenalert.policies po ON po.organization_id = h.organization_id
+        CROSS JOIN LATERAL (SELECT coalesce(pu.time_zone, po.time_zone, s.time_zone) AS time_zone OFFSET 0) z
         CROSS JOIN LATERAL (
-            SELECT tokenalert.period_start(%2$s, s.time_zone, tokenalert.now()) AS period_start,
-                   tokenalert.period_end(%2$s, s.time_zone, tokenalert.now()) AS period_end
+            SELECT tokenalert.period_start(%2$s, z.time_zone, tokenalert.now()) AS period_start,
+                   tokenalert.period_end(%2$s, z.time_zone, tokenalert.now()) AS period_end
             OFFSET 0
         ) p
         LEFT JOIN tokenalert.usage_periods u ON u.user_id = h.id AND u.period_start = p.period_start $sql$,
@@ -283,7 +294,7 @@ COMMENT ON COLUMN tokenalert.current_usage.organization_id IS 'The organization 
 COMMENT ON COLUMN tokenalert.current_usage.tokens_used IS 'Tokens used since period_start; 0 where there are none. What does not fit a bigint is its nearest';
 COMMENT ON COLUMN tokenalert.current_usage.token_limit IS 'Tokens allowed for a period; NULL: unlimited';
 COMMENT ON COLUMN tokenalert.current_usage.percent_used IS 'Of token_limit, cut after one decimal, so that 100.0 means reached; NULL: unlimited';
-COMMENT ON COLUMN tokenalert.current_usage.period_start IS 'When the period began: midnight of the reset day, in the zone of the settings';
+COMMENT ON COLUMN tokenalert.current_usage.period_start IS 'When the period began: midnight of the reset day, in the zone of a policy or of the settings';
 COMMENT ON COLUMN tokenalert.current_usage.resets_at IS 'When the next period begins, and tokens_used is 0 again';
 
 -- alert_columns: what alert_history has from the host's own columns. A view that

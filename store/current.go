@@ -10,7 +10,8 @@ import (
 )
 
 // currentPeriods are everybody's current periods: one for each reset day, and
-// the day of those users whose day is not the first.
+// the day of those users whose day is not the first. The days of another zone
+// than the settings' come after those before it.
 type currentPeriods struct {
 	byDay map[int32]period
 	days  map[uuid.UUID]int32
@@ -22,16 +23,25 @@ func (p period) has(at time.Time) bool { return !at.Before(p.start) && at.Before
 
 func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Time) (*currentPeriods, error) {
 	c := &currentPeriods{byDay: map[int32]period{}, days: map[uuid.UUID]int32{}}
-	rows, err := tx.Query(ctx, "SELECT user_id, reset_day FROM tokenalert.accounts() WHERE reset_day <> 1")
+	rows, err := tx.Query(ctx, `
+		SELECT user_id, reset_day + 31 * (place - 1) FROM (
+			SELECT a.user_id, a.reset_day, CASE WHEN coalesce(u.time_zone, o.time_zone) IS NULL THEN 1
+			       ELSE array_position($1::text[], coalesce(u.time_zone, o.time_zone)) END AS place
+			FROM tokenalert.accounts() a LEFT JOIN tokenalert.policies u ON u.user_id = a.user_id
+			LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id OFFSET 0
+		) a WHERE reset_day <> 1 OR place IS DISTINCT FROM 1`, p.zones)
 	if err != nil {
 		return nil, fmt.Errorf("read reset days: %w", err)
 	}
 	used := map[int32]bool{1: true} // also by users who are gone
 	var user uuid.UUID
-	var day int32
-	_, err = pgx.ForEachRow(rows, []any{&user, &day}, func() error {
-		c.days[user] = day
-		used[day] = true
+	var place *int32
+	_, err = pgx.ForEachRow(rows, []any{&user, &place}, func() error {
+		if place == nil { // the zone of a policy that is newer than the bounds
+			return ErrOtherZone
+		}
+		c.days[user] = *place
+		used[*place] = true
 		return nil
 	})
 	if err != nil {

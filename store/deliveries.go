@@ -22,6 +22,7 @@ type ToldAlert struct {
 	FullName               string
 	Language               *string
 	OrganizationLanguage   *string // for who has none
+	TimeZone               *string // of a policy; nil: that of the settings
 	// Admin is who is told of it, nil where that is the user.
 	Admin *Admin
 }
@@ -37,11 +38,13 @@ func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
 		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
 		       coalesce((SELECT p.language FROM tokenalert.policies p WHERE p.user_id = a.user_id), left(u.language, 50)),
 		       (SELECT p.language FROM tokenalert.policies p WHERE p.organization_id = a.organization_id),
+		       coalesce((SELECT p.time_zone FROM tokenalert.policies p WHERE p.user_id = a.user_id),
+		                (SELECT p.time_zone FROM tokenalert.policies p WHERE p.organization_id = a.organization_id)),
 		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
 		FROM token_limit_alerts a, LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
-			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.Admin)
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && d.Admin != nil && a.Admin == nil {
 		return nil, nil
 	}

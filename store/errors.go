@@ -35,6 +35,9 @@ var (
 	// ErrNeedsFull is returned by a window tick on an empty chain or after a
 	// TRUNCATE; nothing was written. The next tick must be a full count.
 	ErrNeedsFull = errors.New("a full count is needed")
+	// ErrOtherZones is returned by a tick whose periods lack the zone of a policy;
+	// nothing was written. They are to be worked out anew.
+	ErrOtherZones = errors.New("a policy has a time zone that the periods were not worked out for")
 	// ErrForeignChain means that the chain was written in another cluster, so
 	// its transaction ids mean nothing here.
 	ErrForeignChain = errors.New("the chain of ticks was written in another PostgreSQL cluster (a restored dump?); run `tokenalert migrate up`, which starts it anew and keeps what was told")

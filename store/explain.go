@@ -159,6 +159,16 @@ func (a *Account) Thresholds() []int32 {
 	return a.Settings.Thresholds
 }
 
+// Zone is that in which the user's periods begin.
+func (a *Account) Zone() string {
+	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
+		if p != nil && p.TimeZone != nil {
+			return *p.TimeZone
+		}
+	}
+	return a.Settings.TimeZone
+}
+
 // MutedUntil is until when a policy mutes the user, nil where none does.
 func (a *Account) MutedUntil() *time.Time {
 	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {

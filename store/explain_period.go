@@ -27,7 +27,7 @@ func (a *Account) readPeriods(ctx context.Context, tx pgx.Tx) error {
 		)
 		SELECT p.starts, p.ends, `+bounded("u.tokens_used")+`, coalesce(u.marks, '{}'), u.tick_id
 		FROM periods p LEFT JOIN tokenalert.usage_periods u ON u.user_id = $1 AND u.period_start = p.starts
-		ORDER BY p.starts`, a.UserID, a.ResetDay, a.Settings.TimeZone)
+		ORDER BY p.starts`, a.UserID, a.ResetDay, a.Zone())
 	if err != nil {
 		return fmt.Errorf("read totals: %w", err)
 	}

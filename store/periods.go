@@ -15,12 +15,12 @@ import (
 // ended still places every row right. Rows outside of what they cover call
 // tokenalert.period_start.
 type Periods struct {
-	zone       string
+	zones      []string // that of the settings, and those of policies
 	validUntil time.Time
 
 	// Consecutive edges enclose no period's start for any reset day.
 	edges []time.Time
-	// Five for each reset day, ascending: the starts of the period before the
+	// Five for each reset day of each zone, ascending: the starts of the period before the
 	// previous one, the previous, the current and the next, and the next one's
 	// end. Totals are complete from the second on.
 	bounds []time.Time
@@ -33,28 +33,38 @@ const boundsPerDay = 5
 // bounds should be worked out anew.
 func (p *Periods) ValidUntil() time.Time { return p.validUntil }
 
-// Periods works out the bounds of four periods for each reset day: two before
-// the current one, the current one, and the next.
+// Periods works out the bounds of four periods for each reset day, in the zone
+// and in those of policies: two before the current one, the current one, and the
+// next.
 func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	rows, err := s.pool.Query(ctx, `
-		WITH current AS (
-			SELECT day, tokenalert.period_start(day, $1, tokenalert.now()) AS p0
-			FROM generate_series(1, 31) AS day
+		WITH zones AS (
+			SELECT $1::text AS zone, 0 AS n
+			UNION ALL
+			SELECT time_zone, row_number() OVER (ORDER BY time_zone)
+			FROM (SELECT DISTINCT time_zone FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> $1) others
+		), current AS (
+			SELECT n, zone, day, tokenalert.period_start(day, zone, tokenalert.now()) AS p0
+			FROM zones, generate_series(1, 31) AS day
 		), chain AS (
-			SELECT day, p0, tokenalert.period_start(day, $1, p0 - interval '1 microsecond') AS p1,
-			       tokenalert.period_end(day, $1, p0) AS p2
+			SELECT n, zone, day, p0, tokenalert.period_start(day, zone, p0 - interval '1 microsecond') AS p1,
+			       tokenalert.period_end(day, zone, p0) AS p2
 			FROM current
 		)
-		SELECT day, tokenalert.period_start(day, $1, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, $1, p2)
-		FROM chain ORDER BY day`, zone)
+		SELECT zone, day, tokenalert.period_start(day, zone, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, zone, p2)
+		FROM chain ORDER BY n, day`, zone)
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
 	}
-	p := &Periods{zone: zone}
+	p := &Periods{}
+	var name string
 	var from, to time.Time
 	var day int32
 	var at [boundsPerDay]time.Time
-	_, err = pgx.ForEachRow(rows, []any{&day, &at[0], &at[1], &at[2], &at[3], &at[4]}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4]}, func() error {
+		if day == 1 {
+			p.zones = append(p.zones, name)
+		}
 		p.bounds = append(p.bounds, at[:]...)
 		if at[0].After(from) {
 			from = at[0]

@@ -9,7 +9,8 @@ package store
 // it does not expect. Where the usage is large it guesses many, and would read
 // all users for a tick of one row.
 //
-// Parameters: $1 edges, $2 bounds, $3 time zone.
+// Parameters: $1 edges, $2 bounds, $3 time zones: that of the settings, and those
+// of policies.
 const placeRows = `
 grouped AS MATERIALIZED (
 	SELECT user_id, stretch,
@@ -34,9 +35,9 @@ placed AS MATERIALIZED (
 	SELECT g.user_id, p.period_start, p.period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(p.since) AS since,
 	       max(g.token_limit) AS token_limit
 	FROM (
-		SELECT g.*, a.token_limit, 5 * coalesce(a.reset_day, 1) AS last -- of the five bounds of the user's reset day
+		SELECT g.*, a.token_limit, 5 * coalesce(a.place, 1) AS last -- of the five bounds of the user's reset day in their zone
 		FROM grouped g LEFT JOIN LATERAL (
-			SELECT a.token_limit, a.reset_day FROM tokenalert.accounts() a WHERE a.user_id = g.user_id OFFSET 0
+			SELECT a.token_limit, a.reset_day + ` + zonePlace + ` AS place FROM tokenalert.accounts() a WHERE a.user_id = g.user_id OFFSET 0
 		) a ON true
 		WHERE g.stretch >= 0
 	) g
@@ -45,13 +46,25 @@ placed AS MATERIALIZED (
 	) b
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN b.n BETWEEN 1 AND 4 THEN ($2::timestamptz[])[g.last - 5 + b.n]
-		            ELSE tokenalert.period_start(g.last / 5, $3::text, g.at) END AS period_start,
+		            ELSE tokenalert.period_start(` + dayAndZone + `, g.at) END AS period_start,
 		       CASE WHEN b.n BETWEEN 1 AND 4 THEN ($2::timestamptz[])[g.last - 4 + b.n]
-		            ELSE tokenalert.period_end(g.last / 5, $3::text, g.at) END AS period_end,
+		            ELSE tokenalert.period_end(` + dayAndZone + `, g.at) END AS period_end,
 		       ($2::timestamptz[])[g.last - 3] AS since
 	) p
 	GROUP BY 1, 2, 3
 )`
+
+// zonePlace is where the bounds of a user's zone begin, in reset days. Where all
+// are of the settings' zone, nothing is looked up.
+const zonePlace = `CASE WHEN cardinality($3::text[]) = 1 THEN 0 ELSE 31 * (
+	SELECT coalesce(array_position($3::text[], coalesce(u.time_zone, o.time_zone)), 1) - 1
+	FROM (SELECT) one LEFT JOIN tokenalert.policies u ON u.user_id = a.user_id LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id) END`
+
+// dayAndZone are the reset day and the zone of a place.
+const dayAndZone = `1 + (g.last / 5 - 1) % 31, ($3::text[])[1 + (g.last / 5 - 1) / 31]`
+
+// zonesKnown is whether $3 has the zones of all policies.
+const zonesKnown = `NOT EXISTS (SELECT FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> ALL ($3::text[]))`
 
 // candidateColumns are what a decision needs to know of c, a row of
 // usage_periods, and a, its user's account. told lists the thresholds that the
@@ -80,10 +93,10 @@ const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE
 	       CASE WHEN greatest(x.version, x.organization_version) > x.seen THEN greatest(x.version, x.organization_version) END AS stale,
 	       ARRAY(SELECT unnest(x.added) WHERE x.version > x.seen
 	             UNION ALL SELECT unnest(x.organization_added) WHERE x.organization_version > x.seen AND x.thresholds IS NULL) AS added,
-	       x.language, x.organization_language, x.channels, x.muted, x.admins_from,
+	       x.time_zone, x.language, x.organization_language, x.channels, x.muted, x.admins_from,
 	       CASE WHEN x.admins_from > 0 THEN (SELECT jsonb_agg(m) FROM tokenalert.admins(a.organization_id) m) END AS admins
 	FROM (
-		SELECT u.thresholds, u.version, u.added, u.language, o.thresholds AS organization_thresholds, o.version AS organization_version,
+		SELECT u.thresholds, u.version, u.added, coalesce(u.time_zone, o.time_zone) AS time_zone, u.language, o.thresholds AS organization_thresholds, o.version AS organization_version,
 		       o.added AS organization_added, o.language AS organization_language, coalesce(u.channels, o.channels) AS channels,
 		       coalesce(coalesce(u.muted_until, o.muted_until) > tokenalert.now(), false) AS muted,
 		       coalesce(u.admins_from, o.admins_from, 0) AS admins_from,
@@ -110,7 +123,7 @@ const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used 
 
 // placing are the parameters of placeRows, in their order, and more.
 func (p *Periods) placing(more ...any) []any {
-	return append([]any{p.edges, p.bounds, p.zone}, more...)
+	return append([]any{p.edges, p.bounds, p.zones}, more...)
 }
 
 // parameters are those of placeRows and worthDeciding, in their order.

@@ -26,6 +26,7 @@ type Policy struct {
 	OrganizationID *uuid.UUID `json:"organization_id"`
 	UserID         *uuid.UUID `json:"user_id"`
 	Thresholds     []int32    `json:"thresholds"` // percent, ascending
+	TimeZone       *string    `json:"time_zone"`  // in which periods begin
 	Language       *string    `json:"language"`
 	Channels       []string   `json:"channels"` // empty and not nil: the notification alone
 	MutedUntil     *time.Time `json:"muted_until"`
@@ -36,15 +37,16 @@ type Policy struct {
 // MutedForever is what an infinite time, which the database may hold, is read as.
 var MutedForever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
-const policyColumns = `organization_id, user_id, thresholds, language, channels, CASE muted_until
+const policyColumns = `organization_id, user_id, thresholds, time_zone, language, channels, CASE muted_until
 	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, admins_from, changed_at`
 
 // saysNothing is a policy that was removed.
-const saysNothing = `num_nonnulls(thresholds, language, channels, muted_until, admins_from) = 0`
+const saysNothing = `num_nonnulls(thresholds, time_zone, language, channels, muted_until, admins_from) = 0`
 
 // PolicyChange sets what is not nil, to nothing where it points to nil.
 type PolicyChange struct {
 	Thresholds *[]int32
+	TimeZone   **string
 	Language   **string
 	Channels   *[]string
 	MutedUntil **time.Time
@@ -53,12 +55,15 @@ type PolicyChange struct {
 
 // RemovePolicy is the change after which a policy says nothing.
 func RemovePolicy() PolicyChange {
-	return PolicyChange{Thresholds: new([]int32), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32)}
+	return PolicyChange{Thresholds: new([]int32), TimeZone: new(*string), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32)}
 }
 
 func (c PolicyChange) apply(p *Policy) {
 	if c.Thresholds != nil {
 		p.Thresholds = *c.Thresholds
+	}
+	if c.TimeZone != nil {
+		p.TimeZone = *c.TimeZone
 	}
 	if c.Language != nil {
 		p.Language = *c.Language
@@ -147,11 +152,11 @@ func writePolicy(ctx context.Context, tx pgx.Tx, p Policy) (Policy, error) {
 		key = "user_id"
 	}
 	rows, err := tx.Query(ctx, `
-		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, language, channels, muted_until, admins_from, added, version, changed_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, '{}', 0, now())
-		ON CONFLICT (`+key+`) DO UPDATE SET thresholds = EXCLUDED.thresholds, language = EXCLUDED.language,
+		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, time_zone, language, channels, muted_until, admins_from, added, version, changed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '{}', 0, now())
+		ON CONFLICT (`+key+`) DO UPDATE SET thresholds = EXCLUDED.thresholds, time_zone = EXCLUDED.time_zone, language = EXCLUDED.language,
 			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until, admins_from = EXCLUDED.admins_from
-		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom)
+		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.TimeZone, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom)
 	if err != nil {
 		return p, err
 	}

@@ -35,6 +35,10 @@ func TestThePoliciesThatTheDatabaseRefuses(t *testing.T) {
 		assert.Equal(t, "23514", store.SQLState(err), "%s: %v", values, err)
 		require.ErrorContains(t, err, constraint, values)
 	}
+	for _, zone := range []string{"America/Nowhere", "UTC+3", ""} { // PostgreSQL takes the second, as POSIX does
+		_, err := s.owner.Exec(t.Context(), "INSERT INTO tokenalert.policies (organization_id, time_zone) VALUES (gen_random_uuid(), $1)", zone)
+		assert.Equal(t, "22023", store.SQLState(err), "%q: %v", zone, err)
+	}
 	s.exec("INSERT INTO tokenalert.policies (organization_id, thresholds) VALUES ($1, '{1,1000}')", s.org)
 	_, err := s.owner.Exec(t.Context(), "DELETE FROM tokenalert.policies")
 	require.ErrorContains(t, err, "set its columns to NULL")

@@ -103,7 +103,7 @@ func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress))
 		SELECT t.snapshot::text, tokenalert.now(),
 		       t.system_identifier <> c.system_identifier OR pg_snapshot_xmax(t.snapshot) > pg_snapshot_xmax(pg_current_snapshot()),
 		       coalesce((SELECT time_zone = $1 FROM tokenalert.settings), true)
-		FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1`, p.zone).Scan(&snapshot, &now, &foreign, &zone)
+		FROM tokenalert.ticks t, pg_control_system() c ORDER BY t.id DESC LIMIT 1`, p.zones[0]).Scan(&snapshot, &now, &foreign, &zone)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return r, ErrNothingCounted

@@ -189,7 +189,11 @@ func (st *Status) queueUsers(batch *pgx.Batch, most int) {
 		       a.token_limit, p.period_start, p.period_end
 		FROM tokenalert.usage_periods p
 		JOIN tokenalert.accounts() a ON a.user_id = p.user_id
-		CROSS JOIN LATERAL (SELECT time_zone FROM tokenalert.settings OFFSET 0) s
+		CROSS JOIN LATERAL (
+			SELECT coalesce((SELECT time_zone FROM tokenalert.policies o WHERE o.user_id = a.user_id),
+			                (SELECT time_zone FROM tokenalert.policies o WHERE o.organization_id = a.organization_id),
+			                (SELECT time_zone FROM tokenalert.settings)) AS time_zone OFFSET 0
+		) s
 		WHERE p.period_start <= tokenalert.now() AND tokenalert.now() < p.period_end AND a.token_limit > 0
 		  AND p.period_start = tokenalert.period_start(a.reset_day, s.time_zone, tokenalert.now())
 		ORDER BY p.tokens_used / a.token_limit DESC, a.user_id LIMIT $1`, most).Query(func(rows pgx.Rows) error {

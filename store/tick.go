@@ -66,7 +66,8 @@ type Candidate struct {
 	Muted      bool
 	// OrganizationLanguage is for who has none.
 	OrganizationLanguage *string
-	AdminsFrom           int32 // lowest threshold of which the admins are told too; 0: none
+	TimeZone             *string // of a policy; nil: that of the settings
+	AdminsFrom           int32   // lowest threshold of which the admins are told too; 0: none
 	Admins               []Admin
 }
 
@@ -221,12 +222,12 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	}
 	result := TickResult{Kind: q.Kind}
 	var (
-		empty, sameCluster, sameFile, due, everything bool
-		id                                            *int64
-		rows, users, skipped, left                    int64
+		empty, sameCluster, sameFile, zones, due, everything bool
+		id                                                   *int64
+		rows, users, skipped, left                           int64
 	)
 	header := []any{
-		&result.Now, &empty, &sameCluster, &sameFile, &due, &everything, &id,
+		&result.Now, &empty, &sameCluster, &sameFile, &zones, &due, &everything, &id,
 		&rows, &users, &skipped, &result.Bounded, &result.Oldest, &left,
 	}
 	found, err := results.Query()
@@ -245,6 +246,8 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 		return result, nil, false, ErrRewritten
 	case !sameCluster:
 		return result, nil, false, ErrForeignChain
+	case !zones:
+		return result, nil, false, ErrOtherZones
 	case empty && q.Kind == Window:
 		return result, nil, false, ErrNeedsFull
 	case everything:
@@ -290,6 +293,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 		policy      struct {
 			thresholds, added []int32
 			stale             *int64
+			zone              *string
 			language, orgs    *string
 			channels          []string
 			muted             *bool
@@ -297,7 +301,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			admins            []Admin
 		}
 		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told,
-			&policy.thresholds, &policy.stale, &policy.added, &policy.language, &policy.orgs, &policy.channels, &policy.muted,
+			&policy.thresholds, &policy.stale, &policy.added, &policy.zone, &policy.language, &policy.orgs, &policy.channels, &policy.muted,
 			&policy.adminsFrom, &policy.admins)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
@@ -308,7 +312,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
-			AdminsFrom: *policy.adminsFrom, Admins: policy.admins,
+			AdminsFrom: *policy.adminsFrom, Admins: policy.admins, TimeZone: policy.zone,
 		}
 		if policy.stale != nil {
 			c.Stale = *policy.stale

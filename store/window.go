@@ -148,7 +148,7 @@ begins AS ( -- a period in the future is looked at again when it begins
 	FROM (SELECT d.user_id, d.period_start FROM fence, here, placed d WHERE d.period_start > here.at OFFSET 0) d
 	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
 )
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown + `,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
        CASE WHEN target.bounded THEN (SELECT l.created_at FROM cut, LATERAL (
 	           SELECT created_at FROM ai_usage_logs WHERE xact_id = cut.xact_id AND isfinite(created_at) LIMIT 1) l) END,
@@ -189,8 +189,10 @@ emptied AS ( -- totals that no row supports any more
 	FROM fence, (
 		SELECT user_id, period_start FROM (
 			SELECT u.user_id, u.period_start, false AS placed
-			FROM tokenalert.usage_periods u LEFT JOIN tokenalert.accounts() a ON a.user_id = u.user_id
-			WHERE (u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.reset_day, 1) - 3:5 * coalesce(a.reset_day, 1) - 1])
+			FROM tokenalert.usage_periods u LEFT JOIN (
+				SELECT a.user_id, a.reset_day + ` + zonePlace + ` AS place FROM tokenalert.accounts() a
+			) a ON a.user_id = u.user_id
+			WHERE (u.period_start = ANY (($2::timestamptz[])[5 * coalesce(a.place, 1) - 3:5 * coalesce(a.place, 1) - 1])
 			       OR u.period_start > (SELECT at FROM here))
 			  AND u.tokens_used <> 0
 			UNION ALL
@@ -208,7 +210,7 @@ begins AS (
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
 )
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same,
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown + `,
        due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz, 0::bigint,
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file

@@ -36,6 +36,7 @@ type rules struct {
 	words      *Words
 	link       string
 	zone       *time.Location
+	zones      *zones   // those of policies
 	channels   []string // by which alerts are delivered, besides the notification
 }
 
@@ -136,7 +137,7 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 	if reason == ReasonNone {
 		m := r.words.Render(Notice{
 			FullName: c.FullName, Language: c.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold), TokensUsed: c.TokensUsed,
-			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
+			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
 		})
 		a.Title, a.Body = m.Title, m.Body
 		a.Channels = r.channelsFor(c)
@@ -157,7 +158,7 @@ func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, n
 		}
 		n := Notice{
 			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold),
-			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
+			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
 		}
 		if admin.FullName != nil {
 			n.FullName = *admin.FullName
@@ -173,6 +174,14 @@ func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, n
 // AdminNotificationID is the id of what tells an admin of that which something
 // else, with an id of its own, tells the user.
 func AdminNotificationID(users, admin uuid.UUID) uuid.UUID { return uuid.NewSHA1(users, admin[:]) }
+
+// zoneOf is whose dates a message names.
+func (r rules) zoneOf(c store.Candidate) *time.Location {
+	if c.TimeZone == nil {
+		return r.zone
+	}
+	return r.zones.named(*c.TimeZone, r.zone)
+}
 
 // channelsFor are the channels that are set up, as far as a policy has them.
 func (r rules) channelsFor(c store.Candidate) []string {

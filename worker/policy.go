@@ -9,7 +9,7 @@ import (
 // Foretell says what the next tick would decide of candidates under a policy
 // that is about to change, by the settings in force.
 func Foretell(c store.ChangedPolicy) []store.Decision {
-	r := rules{words: BuiltInWords(Spanish), zone: time.UTC}
+	r := rules{words: BuiltInWords(Spanish), zone: time.UTC, zones: &zones{}}
 	if c.Settings == nil {
 		return nil // the first count decides
 	}

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -100,6 +101,74 @@ func TestAUsersPolicyCountsFirst(t *testing.T) {
 	w.settle()
 	assert.Equal(t, map[int]string{1: "told", 150: "told"}, w.reasons(one))
 	assert.Equal(t, map[int]string{95: "told"}, w.reasons(other))
+}
+
+// In a zone of its own an organization's periods begin at another time; a change
+// of it counts the current one anew, and tells nobody twice.
+func TestAPolicysTimeZone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	now := time.Date(2026, time.November, 1, 1, 0, 0, 0, time.UTC) // still October in Santiago, which is three hours behind
+	w.db.SetNow(t, now)
+	user, other := w.user(100), w.user(100)
+	organization, err := host.NewOrganization(t.Context(), w.owner, "Other")
+	require.NoError(t, err)
+	w.ownerExec("UPDATE users SET organization_id = $1 WHERE id = $2", organization, other)
+	r := w.start()
+	r.asleep()
+	w.policy(ofOrganization, "time_zone", w.org, "America/Santiago")
+	w.settle()
+	for _, id := range []uuid.UUID{user, other} {
+		w.useAt(id, 50, now.Add(-90*time.Minute)) // October for both
+		w.useAt(id, 35, now.Add(-30*time.Minute))
+	}
+	w.settle()
+	assert.Empty(t, w.alerts(other), "in November they have used 35")
+	alerts := w.alerts(user)
+	require.Len(t, alerts, 1)
+	assert.True(t, alerts[0].Sent)
+	assert.Equal(t, time.Date(2026, time.October, 1, 3, 0, 0, 0, time.UTC), alerts[0].PeriodStart.UTC())
+	told := w.notifications(user)
+	require.Len(t, told, 1)
+	assert.Contains(t, told[0].Message, "1 de noviembre")
+
+	standing := func(id uuid.UUID) (used int64, start time.Time) {
+		require.NoError(t, w.owner.QueryRow(t.Context(), "SELECT tokens_used, period_start FROM tokenalert.current_usage WHERE user_id = $1", id).Scan(&used, &start))
+		return used, start.UTC()
+	}
+	used, start := standing(user)
+	assert.EqualValues(t, 85, used)
+	assert.Equal(t, alerts[0].PeriodStart.UTC(), start)
+	used, start = standing(other)
+	assert.EqualValues(t, 35, used)
+	assert.Equal(t, time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC), start)
+	reconciled, err := worker.Reconcile(t.Context(), w.store, nil, nil)
+	require.NoError(t, err)
+	assert.Empty(t, reconciled.Differences)
+	assert.EqualValues(t, 2, reconciled.Users)
+
+	// In Tokyo it has been November for ten hours, in which all was used.
+	w.policy(ofUser, "time_zone", user, "Asia/Tokyo")
+	w.eventually(func() bool { return len(w.alerts(user)) == 2 }, "the zone is not noticed")
+	alerts = w.alerts(user)
+	assert.Equal(t, "carried_over", alerts[1].Reason)
+	assert.Equal(t, time.Date(2026, time.October, 31, 15, 0, 0, 0, time.UTC), alerts[1].PeriodStart.UTC())
+	used, start = standing(user)
+	assert.EqualValues(t, 85, used)
+	assert.Equal(t, alerts[1].PeriodStart.UTC(), start)
+	reconciled, err = worker.Reconcile(t.Context(), w.store, nil, nil)
+	require.NoError(t, err)
+	assert.Empty(t, reconciled.Differences)
+
+	// A full count places them as well.
+	w.ownerExec("INSERT INTO tokenalert.recounts (user_id, cause) VALUES (NULL, 'test')")
+	w.use(user, 1)
+	w.settle()
+	used, _ = standing(user)
+	assert.EqualValues(t, 86, used)
+	reconciled, err = worker.Reconcile(t.Context(), w.store, nil, nil)
+	require.NoError(t, err)
+	assert.Empty(t, reconciled.Differences)
 }
 
 // What is crossed while muted is recorded, and not told later.

@@ -100,6 +100,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		words:      l.words,
 		link:       l.config.LinkURL,
 		zone:       l.zone,
+		zones:      &l.zones,
 		channels:   l.channels,
 	}
 	result, err := l.store.Tick(ctx, store.TickRequest{
@@ -176,6 +177,9 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 			return true, l.failed(kind, err), nil
 		}
 		l.kind = cmp.Or(l.kind, store.Full)
+		return true, 0, nil
+	case errors.Is(err, store.ErrOtherZones):
+		l.periods = nil
 		return true, 0, nil
 	case errors.Is(err, store.ErrRewritten):
 		l.metrics.Tick(string(kind), OutcomeRewritten, 0)

@@ -41,6 +41,7 @@ type Worker struct {
 	zone     *time.Location
 	words    *Words
 	mine     *store.Settings // what this worker puts in force
+	zones    zones           // those of policies
 	channels []string        // by which alerts are delivered, besides the notification
 
 	connected bool // the database has been fit to work on, once
@@ -68,8 +69,14 @@ func (w *Worker) DeliverBy(channels ...string) { w.channels = channels }
 // Words are the texts that this worker tells in.
 func (w *Worker) Words() *Words { return w.words }
 
-// Zone is whose dates they name.
-func (w *Worker) Zone() *time.Location { return w.zone }
+// Zone is whose dates they name: a policy's, or that of the settings where name
+// is nil.
+func (w *Worker) Zone(name *string) *time.Location {
+	if name == nil {
+		return w.zone
+	}
+	return w.zones.named(*name, w.zone)
+}
 
 // inForce are the settings that a worker of this configuration puts in force.
 func (c Config) inForce() *store.Settings {

@@ -80,7 +80,7 @@ func (e explanation) user() [][]string {
 			used += fmt.Sprintf(", %d.%d %%", tenths/10, tenths%10)
 		}
 		rows = append(rows,
-			[]string{"period", instant(a.Current.Start) + " to " + instant(a.Current.End) + ", zone " + a.Settings.TimeZone},
+			[]string{"period", instant(a.Current.Start) + " to " + instant(a.Current.End) + ", zone " + a.Zone()},
 			[]string{"used", used + ", " + counted},
 		)
 		if a.Current.RowsAddUpTo != nil {

@@ -24,7 +24,7 @@ func newPolicy() *cobra.Command {
 		Use:   "policy",
 		Short: "Have an organization, or a user, told otherwise than the settings say",
 		Long: `Have an organization, or a user, told otherwise than the settings say: at which
-thresholds, in which language, by which channels, not at all for a while, and
+thresholds, in which zone and language, by which channels, not at all for a while, and
 whether the admins of the organization are told as well.
 
 What a user's policy does not say, that of their organization does, and what
@@ -80,7 +80,7 @@ func (of policyOf) parse(cmd *cobra.Command) (store.PolicyOf, error) {
 const inherit = "inherit"
 
 // policyFlags are what `policy set` sets.
-type policyFlags struct{ thresholds, language, channels, muteUntil, adminsFrom string }
+type policyFlags struct{ thresholds, timeZone, language, channels, muteUntil, adminsFrom string }
 
 // change reads the flags that were given.
 func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChange, error) {
@@ -90,6 +90,15 @@ func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChan
 	if given("thresholds") {
 		list, err := parseThresholds(f.thresholds)
 		c.Thresholds, errs = &list, append(errs, err)
+	}
+	if given("time-zone") {
+		zone := &f.timeZone
+		if f.timeZone == inherit {
+			zone = nil
+		} else if _, err := time.LoadLocation(f.timeZone); err != nil || f.timeZone == "" || f.timeZone == "Local" {
+			errs = append(errs, fmt.Errorf("--time-zone %q must be a zone of the IANA database, such as America/Santiago, or inherit", f.timeZone))
+		}
+		c.TimeZone = &zone
 	}
 	if given("language") {
 		language := &f.language
@@ -113,7 +122,7 @@ func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChan
 		c.AdminsFrom, errs = &from, append(errs, err)
 	}
 	if c == (store.PolicyChange{}) {
-		errs = append(errs, errors.New("nothing to set: give --thresholds, --language, --channels, --mute-until or --admins-from"))
+		errs = append(errs, errors.New("nothing to set: give --thresholds, --time-zone, --language, --channels, --mute-until or --admins-from"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return c, usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
@@ -205,6 +214,7 @@ func newPolicySet() *cobra.Command {
 the policy says nothing of it:
 
   --thresholds  percentages of the limit, 1 to 1000, ten at most
+  --time-zone   in which periods begin at midnight; the current one is counted anew
   --language    es, en or pt; an organization's is for users who have none
   --channels    by which alerts are delivered besides the notification, of those
                 that are set up; none: the notification alone
@@ -223,6 +233,7 @@ Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
 	}
 	named := addPolicyOf(cmd)
 	cmd.Flags().StringVar(&f.thresholds, "thresholds", "", "percentages, or inherit")
+	cmd.Flags().StringVar(&f.timeZone, "time-zone", "", "a zone of the IANA database, or inherit")
 	cmd.Flags().StringVar(&f.language, "language", "", "es, en, pt, or inherit")
 	cmd.Flags().StringVar(&f.channels, "channels", "", "some of "+strings.Join(delivery.Names(), ",")+", or none, or inherit")
 	cmd.Flags().StringVar(&f.muteUntil, "mute-until", "", "an instant, a time from now, forever, now, or inherit")
@@ -362,7 +373,10 @@ func policyLines(p store.Policy) []string {
 		}
 		return inherit
 	}
-	language, muted := "", ""
+	language, muted, zone := "", "", ""
+	if p.TimeZone != nil {
+		zone = *p.TimeZone
+	}
 	if p.Language != nil {
 		language = *p.Language
 	}
@@ -382,6 +396,7 @@ func policyLines(p store.Policy) []string {
 	}
 	return []string{
 		"thresholds " + or(p.Thresholds != nil, percents(p.Thresholds)),
+		"time zone  " + or(p.TimeZone != nil, zone),
 		"language   " + or(p.Language != nil, language),
 		"channels   " + or(p.Channels != nil, channels),
 		"mute until " + or(p.MutedUntil != nil, muted),
@@ -480,7 +495,7 @@ func newPolicyList() *cobra.Command {
 				return err
 			}
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(table, "OF\tTHRESHOLDS\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tCHANGED") //nolint:errcheck // told by Flush
+			fmt.Fprintln(table, "OF\tTHRESHOLDS\tTIME ZONE\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tCHANGED") //nolint:errcheck // told by Flush
 			for _, p := range list {
 				of := store.PolicyOf{Organization: p.OrganizationID, User: p.UserID}
 				row := []string{of.String()}

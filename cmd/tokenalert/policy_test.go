@@ -25,6 +25,8 @@ func TestWrongPolicies(t *testing.T) {
 		"policy set --user " + id + " --language fr":                        `--language "fr" must be es, en, pt, or inherit`,
 		"policy set --user " + id + " --mute-until 2020-01-01T00:00:00Z":    "must be an instant to come",
 		"policy set --user " + id + " --mute-until -3h":                     "must be an instant to come",
+		"policy set --user " + id + " --time-zone UTC+3":                    `--time-zone "UTC+3" must be a zone of the IANA database`,
+		"policy set --user " + id + " --admins-from 0":                      `--admins-from "0" must be a percentage from 1 to 1000`,
 		"policy remove":        "name whom",
 		"policy show --user x": "is not an id",
 		"policy list now":      "tokenalert policy list --help",
@@ -67,8 +69,8 @@ func TestPolicyCommands(t *testing.T) {
 	assert.Contains(t, policy(0, "set", "--user", user.String(), "--mute-until", "forever", "--channels", "none"), "nobody is told by that")
 
 	list := policy(0, "list")
-	assert.Regexp(t, `(?m)^organization `+org+` +50 %, 80 % +en +inherit +inherit +20`, list)
-	assert.Regexp(t, `(?m)^user `+user.String()+` +inherit +inherit +none +forever +20`, list)
+	assert.Regexp(t, `(?m)^organization `+org+` +50 %, 80 % +inherit +en +inherit +inherit +inherit +20`, list)
+	assert.Regexp(t, `(?m)^user `+user.String()+` +inherit +inherit +inherit +none +forever +inherit +20`, list)
 	shown := policy(0, "show", "--user", user.String())
 	for _, line := range []string{
 		`^thresholds 50 %, 80 % +of the organization$`, `^language   en +of the organization$`,

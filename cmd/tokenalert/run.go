@@ -179,7 +179,7 @@ func work(ctx context.Context, s settings, w *worker.Worker, log *zap.Logger, me
 	}
 	w.DeliverBy(channels.Names()...)
 	d := &delivery.Deliverer{
-		Channels: channels, Words: w.Words(), Zone: w.Zone(), Log: log, Metrics: metrics, Grace: s.ShutdownGrace,
+		Channels: channels, Words: w.Words(), Zone: w.Zone, Log: log, Metrics: metrics, Grace: s.ShutdownGrace,
 		OpenQueue: func(config river.Config) (*store.Queue, error) {
 			q, err := store.OpenQueue(s.listenURL, config)
 			if err == nil && s.inFile() {
