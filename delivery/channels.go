@@ -103,12 +103,3 @@ func (c Channels) hook(url, secret string) (*webhook.Client, error) {
 	}
 	return webhook.New(webhook.Options{URL: url, Secrets: secrets, Allow: c.WebhookAllow, RootCAs: c.RootCAs})
 }
-
-// link is where a message leads that is read outside of the site; empty where
-// that is not known.
-func (c Channels) link() string {
-	if isAbsolute(c.Link) {
-		return c.Link
-	}
-	return joined(c.SiteURL, c.Link)
-}

@@ -14,10 +14,7 @@ type inbox struct {
 
 // deliver writes the notification that the alert's database has, with its id.
 func (c *inbox) deliver(ctx context.Context, a *store.ToldAlert) error {
-	m := c.Words.Render(notice(a, c.Zone))
-	err := c.store.CopyNotification(ctx, store.Notification{
-		ID: a.NotificationID, OrganizationID: a.OrganizationID, UserID: a.UserID, Title: m.Title, Message: m.Body, Link: c.Channels.Link,
-	})
+	err := c.store.CopyNotification(ctx, c.writer().Notification(a))
 	if store.IsData(err) {
 		return permanent(err)
 	}

@@ -86,16 +86,7 @@ func (c *mailer) server(r *store.Recipient) (email.Server, error) {
 }
 
 func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
-	n := notice(a, c.Zone)
-	var own *email.Template
-	if t := r.Template; t != nil {
-		own = &email.Template{Subject: t.Subject, Body: t.Body, HTML: t.HTML}
-	}
-	values := c.Words.Values(n)
-	content, unknown := email.Compose(email.Facts{
-		ID: a.ID.String(), To: r.Email, Language: string(c.Words.LanguageOf(n)), RecipientName: a.FullName, OrganizationName: r.OrganizationName,
-		Title: values["title"], Body: values["message"], Link: c.Channels.link(), Values: values,
-	}, own)
+	content, unknown := c.writer().Email(a, r)
 	if len(unknown) > 0 {
 		c.Log.Warn("an organization's template has placeholders that are none of ours", worker.Event(worker.EventDeliveryQueue),
 			zap.String("reason", fmt.Sprintf("organization %s: %v", a.OrganizationID, unknown)))

@@ -109,9 +109,9 @@ func TestSendKeepsTheConnectionPrivate(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		conduct mailserver.Conduct
-		client func(*Server)
-		want   string // of the error; empty: delivered
-		secure bool
+		client  func(*Server)
+		want    string // of the error; empty: delivered
+		secure  bool
 	}{
 		"STARTTLS":                 {secure: true},
 		"implicit":                 {conduct: mailserver.Conduct{TLS: mailserver.Implicit}, secure: true},

@@ -7,11 +7,11 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// Hang, for an answer, has the client wait until it gives up or the test ends.
-// HangUp ends the connection.
+// ErrHang, for an answer, has the client wait until it gives up or the test ends.
+// ErrHangUp ends the connection.
 var (
-	Hang   = errors.New("hang")
-	HangUp = errors.New("hang up")
+	ErrHang   = errors.New("hang")
+	ErrHangUp = errors.New("hang up")
 )
 
 // Refusal is an answer that refuses: a code, the enhanced code of RFC 3463, and

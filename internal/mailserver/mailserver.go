@@ -28,7 +28,7 @@ const (
 
 // Conduct is how a server behaves; the zero value takes every message in. A
 // func may be nil. What it returns is the server's answer: an error of Refusal,
-// or Hang, or HangUp.
+// or ErrHang, or ErrHangUp.
 type Conduct struct {
 	TLS        TLS
 	CertName   string   // whom its certificate is for; 127.0.0.1 by default

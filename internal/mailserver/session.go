@@ -92,9 +92,9 @@ func (s *session) Data(r io.Reader) error {
 // answer does what an answer stands for that is none.
 func (s *session) answer(err error) error {
 	switch {
-	case errors.Is(err, Hang):
+	case errors.Is(err, ErrHang):
 		<-s.ended
-	case errors.Is(err, HangUp):
+	case errors.Is(err, ErrHangUp):
 		_ = s.conn.Conn().Close()
 	}
 	return err
