@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -38,7 +39,7 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 		return err
 	case r == nil:
 		return permanent(errGone)
-	case r.Email == "":
+	case strings.TrimSpace(r.Email) == "":
 		return permanent(errNoAddress)
 	}
 	server, err := c.server(r)

@@ -3,10 +3,7 @@ package email
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"io"
-	"mime"
-	"mime/multipart"
 	"net"
 	"net/mail"
 	"strings"
@@ -43,65 +40,26 @@ func TestSendDelivers(t *testing.T) {
 			assert.Equal(t, f.To, got.To)
 			assert.True(t, got.Secure)
 			assert.False(t, got.UTF8)
-			m := parse(t, got.Raw)
-			assert.Equal(t, "<"+f.ID+"@platform.example>", m.header.Get("Message-Id"))
-			assert.Equal(t, "auto-generated", m.header.Get("Auto-Submitted"))
-			assert.Equal(t, person.language, m.header.Get("Content-Language"))
-			assert.Equal(t, strings.TrimSpace(person.title), m.subject)
-			assert.Equal(t, []*mail.Address{{Name: person.name, Address: f.To}}, m.to)
-			assert.Equal(t, []*mail.Address{{Name: "Alerts", Address: "alerts@platform.example"}}, m.from)
-			date, err := m.header.Date()
+			m := mailserver.Read(t, got.Raw)
+			assert.Equal(t, "<"+f.ID+"@platform.example>", m.Header.Get("Message-Id"))
+			assert.Equal(t, "auto-generated", m.Header.Get("Auto-Submitted"))
+			assert.Equal(t, person.language, m.Header.Get("Content-Language"))
+			assert.Equal(t, strings.TrimSpace(person.title), m.Subject)
+			assert.Equal(t, []*mail.Address{{Name: person.name, Address: f.To}}, m.To)
+			assert.Equal(t, []*mail.Address{{Name: "Alerts", Address: "alerts@platform.example"}}, m.From)
+			date, err := m.Header.Date()
 			require.NoError(t, err)
 			assert.WithinDuration(t, time.Now(), date, time.Hour)
-			assert.Equal(t, []string{"text/plain", "text/html"}, m.types)
-			assert.Equal(t, []string{c.Text, c.HTML}, m.parts)
+			assert.Equal(t, []string{"text/plain", "text/html"}, m.Types)
+			assert.Equal(t, []string{c.Text, c.HTML}, m.Parts)
 			for _, absent := range []string{"Bcc", "Cc", "Reply-To", "X-Mailer", "User-Agent"} {
-				assert.Empty(t, m.header.Get(absent), absent)
+				assert.Empty(t, m.Header.Get(absent), absent)
 			}
 			for octets := range strings.SplitSeq(got.Raw, "\r\n") {
 				assert.LessOrEqual(t, len(octets), 998)
 				assert.True(t, ascii(octets), octets)
 			}
 		})
-	}
-}
-
-// parsed is a message as a mail program reads it.
-type parsed struct {
-	header       mail.Header
-	subject      string
-	from, to     []*mail.Address
-	types, parts []string
-}
-
-func parse(t *testing.T, raw string) parsed {
-	t.Helper()
-	m, err := mail.ReadMessage(strings.NewReader(raw))
-	require.NoError(t, err)
-	p := parsed{header: m.Header}
-	p.subject, err = new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject"))
-	require.NoError(t, err)
-	p.from, err = m.Header.AddressList("From")
-	require.NoError(t, err)
-	p.to, err = m.Header.AddressList("To")
-	require.NoError(t, err)
-	kind, parameters, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
-	require.NoError(t, err)
-	require.Equal(t, "multipart/alternative", kind)
-	reader := multipart.NewReader(m.Body, parameters["boundary"])
-	for {
-		part, err := reader.NextPart() // undoes quoted-printable
-		if errors.Is(err, io.EOF) {
-			return p
-		}
-		require.NoError(t, err)
-		kind, parameters, err := mime.ParseMediaType(part.Header.Get("Content-Type"))
-		require.NoError(t, err)
-		require.Equal(t, "UTF-8", parameters["charset"])
-		text, err := io.ReadAll(part)
-		require.NoError(t, err)
-		p.types = append(p.types, kind)
-		p.parts = append(p.parts, strings.ReplaceAll(string(text), "\r\n", "\n"))
 	}
 }
 
@@ -509,10 +467,10 @@ func TestSendMakesHeadersFit(t *testing.T) {
 		s, server := startSite(t, mailserver.Conduct{})
 		s.From = (&mail.Address{Name: in, Address: "alerts@platform.example"}).String()
 		require.NoError(t, Send(t.Context(), s, Content{ID: "1", To: "ana@example.org", ToName: in, Subject: in, Text: "x", HTML: "<p>x"}))
-		m := parse(t, server.Next(t).Raw)
-		require.Equal(t, want, m.to[0].Name)
-		require.Equal(t, want, m.from[0].Name)
-		require.Equal(t, oneLine(in, maxSubject), m.subject)
+		m := mailserver.Read(t, server.Next(t).Raw)
+		require.Equal(t, want, m.To[0].Name)
+		require.Equal(t, want, m.From[0].Name)
+		require.Equal(t, oneLine(in, maxSubject), m.Subject)
 	}
 }
 
