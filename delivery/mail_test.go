@@ -153,7 +153,7 @@ func TestNotByEmail(t *testing.T) {
 	}{
 		"no server": {
 			change: func(_ *site, c *delivery.Channels) { c.SMTP = nil },
-			want:   "^there is no mail server: neither the organization has one of its own, nor is TOKENALERT_SMTP_URL set$",
+			want:   "^there is no mail server: set TOKENALERT_SMTP_URL, or give the organization one of its own, enabled and the default$",
 		},
 		"the organization's is disabled, and there is no other": {
 			change: func(s *site, c *delivery.Channels) {

@@ -252,12 +252,15 @@ func (c Config) broken() []error {
 	}
 	oneOf("TOKENALERT_BACKFILL", c.Backfill, "tell", "record")
 	if site, err := url.Parse(c.SiteURL); c.SiteURL != off && (err != nil || site.User != nil || site.Host == "" || site.RawQuery != "" ||
-		site.Fragment != "" || site.Scheme != "https" && site.Scheme != "http") {
+		site.Fragment != "" || !utf8.ValidString(c.SiteURL) || site.Scheme != "https" && site.Scheme != "http") {
 		refuse("TOKENALERT_SITE_URL=%s must be the http or https URL of a site, without a user, password or query", settingText(c.SiteURL))
 	}
 	oneOf("TOKENALERT_EMAIL", c.Email, "on", "off")
 	if _, err := mail.ParseAddress(c.EmailFrom); c.EmailFrom != off && err != nil {
-		refuse("TOKENALERT_EMAIL_FROM must be an address, such as alerts@example.com or Alerts <alerts@example.com>")
+		refuse("TOKENALERT_EMAIL_FROM=%s must be an address, such as alerts@example.com or Alerts <alerts@example.com>", settingText(c.EmailFrom))
+	}
+	if len(c.WebhookAllow) == 0 || slices.Contains(c.WebhookAllow, "") {
+		refuse("TOKENALERT_WEBHOOK_ALLOW=%s must be names, addresses or networks with commas between them, or off", settingText(strings.Join(c.WebhookAllow, ",")))
 	}
 
 	oneOf("TOKENALERT_BELL", c.Bell, "auto", "on", "off")
