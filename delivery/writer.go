@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"net/url"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ func (w Writer) Event(a *store.ToldAlert) webhook.Event {
 	alert := webhook.Alert{
 		AlertID: a.ID, UserID: a.UserID, OrganizationID: a.OrganizationID, Threshold: a.Threshold, TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PercentUsed: webhook.Tenths(worker.PercentTenths(a.TokensUsed, a.TokenLimit)), PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd,
-		Title: title, Message: message, Link: w.Channels.link(), Language: string(w.Words.LanguageOf(n)),
+		Title: title, Message: message, Link: cmp.Or(w.Channels.link(), w.Channels.Link), Language: string(w.Words.LanguageOf(n)),
 	}
 	if w.Test {
 		return webhook.NewTest(a.CreatedAt, alert)

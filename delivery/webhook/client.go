@@ -219,5 +219,8 @@ func (c *Client) Send(ctx context.Context, id string, at time.Time, body []byte)
 	return nil
 }
 
+// Host is where c sends to.
+func (c *Client) Host() string { return c.host }
+
 // Close gives back connections that are kept for later.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
