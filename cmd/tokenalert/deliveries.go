@@ -212,6 +212,9 @@ func retryDeliveries(ctx context.Context, w io.Writer, ids []int64) error {
 	retried := 0
 	for _, id := range ids {
 		is, err := queue.RetryDelivery(ctx, id)
+		if store.IsRefused(err) {
+			return fmt.Errorf("%w; run it as the worker's role, or as the owner", err)
+		}
 		if err != nil {
 			return err
 		}
