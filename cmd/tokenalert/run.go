@@ -45,7 +45,8 @@ tokenalert test-send tries one of them, tokenalert deliveries shows what became 
 each alert.
 
 The first signal stops it gracefully: the tick is finished or rolled back, the
-bell silenced, the lead released, and what is being handed over is waited for. A second signal ends it at once.
+bell silenced, the lead released, and what is being handed over is waited for. A
+second signal ends it at once.
 
 Settings come from the environment:
 
