@@ -72,7 +72,7 @@ func newDeliveriesList() *cobra.Command {
 failure, delivered, or failed for good; with the last error. No address is shown.`,
 		Example: `  tokenalert deliveries list
   tokenalert deliveries list --state retrying --channel email
-  tokenalert deliveries list --output json | jq 'map(select(.state == "failed")) | length'`,
+  tokenalert deliveries list --state failed -o json | jq length`,
 		Args: arguments(cobra.NoArgs),
 	}
 	state := addChoice(cmd, "state", "only those that have come so far", store.DeliveryStates())
