@@ -27,9 +27,13 @@ type Writer struct {
 // notification in the alert's own database.
 func (w Writer) Notification(a *store.ToldAlert) store.Notification {
 	title, message, _ := w.texts(w.notice(a))
-	return store.Notification{
+	n := store.Notification{
 		ID: a.NotificationID, OrganizationID: a.OrganizationID, UserID: a.UserID, Title: title, Message: message, Link: w.Channels.Link,
 	}
+	if a.Admin != nil {
+		n.ID, n.UserID = worker.AdminNotificationID(a.NotificationID, a.Admin.UserID), a.Admin.UserID
+	}
+	return n
 }
 
 // Email is an alert as an e-mail, and the names of placeholders in the
@@ -42,7 +46,7 @@ func (w Writer) Email(a *store.ToldAlert, r *store.Recipient) (email.Content, []
 		own = &email.Template{Subject: t.Subject, Body: t.Body, HTML: t.HTML}
 	}
 	return email.Compose(email.Facts{
-		ID: a.ID.String(), To: r.Email, Language: string(w.Words.LanguageOf(n)), RecipientName: a.FullName, OrganizationName: r.OrganizationName,
+		ID: messageID(a), To: r.Email, Language: string(w.Words.LanguageOf(n)), RecipientName: n.FullName, OrganizationName: r.OrganizationName,
 		Title: title, Body: message, Link: w.Channels.link(), Values: values,
 	}, own)
 }
@@ -64,10 +68,17 @@ func (w Writer) Event(a *store.ToldAlert) webhook.Event {
 }
 
 func (w Writer) notice(a *store.ToldAlert) worker.Notice {
-	return worker.Notice{
+	n := worker.Notice{
 		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: w.Zone,
 	}
+	if a.Admin != nil {
+		n.About, n.FullName, n.Language = &a.FullName, "", a.Admin.Language
+		if a.Admin.FullName != nil {
+			n.FullName = *a.Admin.FullName
+		}
+	}
+	return n
 }
 
 // texts are the title and the message, and the values of further placeholders.

@@ -173,6 +173,9 @@ BEGIN
             CREATE TABLE tokenalert.archived_policies AS SELECT * FROM tokenalert_archive.policies;
             CREATE TABLE tokenalert.archived_policy_changes AS SELECT * FROM tokenalert_archive.policy_changes;
         END IF;
+        IF to_regclass('tokenalert_archive.granted_readers') IS NOT NULL THEN
+            ALTER TABLE tokenalert_archive.granted_readers SET SCHEMA tokenalert; -- where 00007 finds it
+        END IF;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END

@@ -40,6 +40,14 @@ type Alert struct {
 	Link           string
 	Newest         *time.Time
 	Channels       []string // by which it is delivered, besides the notification
+	Admins         []AdminNotice
+}
+
+// An AdminNotice tells an admin of somebody's alert. Its ID derives from the
+// alert's key and the admin's id.
+type AdminNotice struct {
+	ID, UserID  uuid.UUID
+	Title, Body string
 }
 
 // An Outcome says what became of an alert.
@@ -224,7 +232,31 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	return nil
 }
 
+// tellAdmins tells them of alerts of tick $6 that were inserted and are told.
+const tellAdmins = `
+INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
+SELECT w.id, a.organization_id, w.user_id, w.title, w.body, 'token_limit_alert', w.link
+FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $7::text[]) AS w (id, alert_id, user_id, title, body, link) OFFSET 0) w
+JOIN token_limit_alerts a ON a.id = w.alert_id AND a.tick_id = $6::bigint AND a.alert_sent`
+
+func queueAdmins(batch *pgx.Batch, tick int64, decisions []Decision) {
+	var ids, alerts, users []uuid.UUID
+	var titles, bodies, links []string
+	for _, d := range decisions {
+		for _, a := range d.Alerts {
+			for _, n := range a.Admins {
+				ids, alerts, users = append(ids, n.ID), append(alerts, a.ID), append(users, n.UserID)
+				titles, bodies, links = append(titles, n.Title), append(bodies, n.Body), append(links, a.Link)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		batch.Queue(tellAdmins, ids, alerts, users, titles, bodies, tick, links)
+	}
+}
+
 func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
+	defer queueAdmins(batch, result.ID, decisions)
 	var (
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time

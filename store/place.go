@@ -80,11 +80,13 @@ const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE
 	       CASE WHEN greatest(x.version, x.organization_version) > x.seen THEN greatest(x.version, x.organization_version) END AS stale,
 	       ARRAY(SELECT unnest(x.added) WHERE x.version > x.seen
 	             UNION ALL SELECT unnest(x.organization_added) WHERE x.organization_version > x.seen AND x.thresholds IS NULL) AS added,
-	       x.language, x.organization_language, x.channels, x.muted
+	       x.language, x.organization_language, x.channels, x.muted, x.admins_from,
+	       CASE WHEN x.admins_from > 0 THEN (SELECT jsonb_agg(m) FROM tokenalert.admins(a.organization_id) m) END AS admins
 	FROM (
 		SELECT u.thresholds, u.version, u.added, u.language, o.thresholds AS organization_thresholds, o.version AS organization_version,
 		       o.added AS organization_added, o.language AS organization_language, coalesce(u.channels, o.channels) AS channels,
 		       coalesce(coalesce(u.muted_until, o.muted_until) > tokenalert.now(), false) AS muted,
+		       coalesce(u.admins_from, o.admins_from, 0) AS admins_from,
 		       CASE WHEN u.version IS NOT NULL OR o.version IS NOT NULL THEN ( -- read where there is a policy
 			       SELECT s.policy_seen FROM tokenalert.usage_periods s WHERE s.user_id = c.user_id AND s.period_start = c.period_start) END AS seen
 		FROM (SELECT) one

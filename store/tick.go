@@ -66,6 +66,15 @@ type Candidate struct {
 	Muted      bool
 	// OrganizationLanguage is for who has none.
 	OrganizationLanguage *string
+	AdminsFrom           int32 // lowest threshold of which the admins are told too; 0: none
+	Admins               []Admin
+}
+
+// An Admin is told of others in their organization.
+type Admin struct {
+	UserID   uuid.UUID `json:"user_id"`
+	FullName *string   `json:"full_name"`
+	Language *string   `json:"language"`
 }
 
 // Decide says what follows for the candidates of a tick at the instant now. It
@@ -284,9 +293,12 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			language, orgs    *string
 			channels          []string
 			muted             *bool
+			adminsFrom        *int32
+			admins            []Admin
 		}
 		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told,
-			&policy.thresholds, &policy.stale, &policy.added, &policy.language, &policy.orgs, &policy.channels, &policy.muted)
+			&policy.thresholds, &policy.stale, &policy.added, &policy.language, &policy.orgs, &policy.channels, &policy.muted,
+			&policy.adminsFrom, &policy.admins)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
 		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
@@ -296,6 +308,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
+			AdminsFrom: *policy.adminsFrom, Admins: policy.admins,
 		}
 		if policy.stale != nil {
 			c.Stale = *policy.stale

@@ -140,9 +140,39 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 		})
 		a.Title, a.Body = m.Title, m.Body
 		a.Channels = r.channelsFor(c)
+		if c.AdminsFrom > 0 && threshold >= c.AdminsFrom {
+			a.Admins = r.adminNotices(now, c, threshold, a.NotificationID)
+		}
 	}
 	return a
 }
+
+// adminNotices tell the admins of the organization, but for the one who is the
+// user.
+func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, notification uuid.UUID) []store.AdminNotice {
+	var notices []store.AdminNotice
+	for _, admin := range c.Admins {
+		if admin.UserID == c.UserID {
+			continue
+		}
+		n := Notice{
+			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold),
+			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
+		}
+		if admin.FullName != nil {
+			n.FullName = *admin.FullName
+		}
+		m := r.words.Render(n)
+		notices = append(notices, store.AdminNotice{
+			ID: AdminNotificationID(notification, admin.UserID), UserID: admin.UserID, Title: m.Title, Body: m.Body,
+		})
+	}
+	return notices
+}
+
+// AdminNotificationID is the id of what tells an admin of that which something
+// else, with an id of its own, tells the user.
+func AdminNotificationID(users, admin uuid.UUID) uuid.UUID { return uuid.NewSHA1(users, admin[:]) }
 
 // channelsFor are the channels that are set up, as far as a policy has them.
 func (r rules) channelsFor(c store.Candidate) []string {

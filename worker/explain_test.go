@@ -118,7 +118,7 @@ func TestExplainReasons(t *testing.T) {
 		"superseded by an earlier tick's": {[]func(*store.Account){alertOf(80, ReasonSuperseded), alertOf(100, "", otherTick)}, at + "a higher threshold was told instead, or had been dealt with"},
 		"superseded by one untold":        {[]func(*store.Account){alertOf(80, ReasonSuperseded), alertOf(90, ReasonBackfill)}, at + "a higher threshold was told instead, or had been dealt with"},
 		"period closed":                   {[]func(*store.Account){alertOf(80, ReasonPeriodClosed)}, at + "what reached it was counted when the period had ended"},
-		"threshold added":                 {[]func(*store.Account){alertOf(80, ReasonThresholdAdded)}, at + "the settings gained this threshold while usage stood above it already"},
+		"threshold added":                 {[]func(*store.Account){alertOf(80, ReasonThresholdAdded)}, at + "the settings, or a policy, gained this threshold while usage stood above it already"},
 		"carried over from the host":      {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", host)}, at + "the host itself had told it on 2026-05-15 11:00:00 UTC"},
 		"carried over from another day":   {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", april)}, at + "it had been told on 2026-05-15 11:00:00 UTC, before the reset day or the zone changed"},
 		"carried over from what is gone":  {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", aprilsHost)}, at + "it had been told within this period already, before the reset day, the zone or the worker changed"},
@@ -131,7 +131,7 @@ func TestExplainReasons(t *testing.T) {
 	}
 	// Every reason that a row may hold has words.
 	for _, r := range []Reason{ReasonSuperseded, ReasonPeriodClosed, ReasonThresholdAdded, ReasonCarriedOver, ReasonBackfill, ReasonAlreadyTold, ReasonMuted, ReasonNone} {
-		assert.NotEqual(t, string(r), reasonWords(r))
+		assert.NotEqual(t, string(r), r.Words())
 	}
 }
 

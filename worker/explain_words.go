@@ -94,10 +94,11 @@ func (t *ThresholdVerdict) why() string {
 	if t.State == StateMarked {
 		return t.Sentence
 	}
-	return reasonWords(t.Reason)
+	return t.Reason.Words()
 }
 
-func reasonWords(r Reason) string {
+// Words is the reason for people.
+func (r Reason) Words() string {
 	switch r {
 	case ReasonSuperseded:
 		return "a higher threshold was told instead, or had been dealt with"
@@ -170,7 +171,7 @@ func (v view) reasonSentence(al store.AccountAlert) string {
 			}
 		}
 	}
-	return reasonWords(Reason(al.Reason))
+	return Reason(al.Reason).Words()
 }
 
 // underLimit names the limit of an alert where it is not that of today.

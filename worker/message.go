@@ -41,11 +41,12 @@ const (
 	KindNear     Kind = "near"     // from 90 %, and the limit not reached
 	KindReached  Kind = "reached"  // the limit
 	KindExceeded Kind = "exceeded" // a threshold above 100 %
+	KindAdmin    Kind = "admin"    // to an admin, about somebody else, whatever the threshold
 )
 
 var (
 	languages = []Language{Spanish, English, Portuguese}
-	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded}
+	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded, KindAdmin}
 )
 
 // Notice is what a user is told about: usage that stands at or above a
@@ -53,7 +54,8 @@ var (
 // is set, is what the alert row holds, so that the same message can be written again
 // later.
 type Notice struct {
-	FullName string
+	FullName string  // of who is told
+	About    *string // the name of who used the tokens, where an admin is told; else nil
 	Language *string // users.language: nil, or any tag that ParseLanguage may or may not know
 	// OrganizationLanguage is for who has none that it knows.
 	OrganizationLanguage *string
@@ -71,6 +73,8 @@ type Notice struct {
 // where the highest threshold is below 100.
 func (n Notice) Kind() Kind {
 	switch {
+	case n.About != nil:
+		return KindAdmin
 	case n.Threshold > 100:
 		return KindExceeded
 	case n.Threshold == 100, n.TokenLimit > 0 && n.TokensUsed >= n.TokenLimit:

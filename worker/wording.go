@@ -97,6 +97,11 @@ func (f *filling) value(placeholder string) string {
 	switch placeholder {
 	case "recipient_name":
 		return f.name
+	case "user_name":
+		if f.n.About != nil {
+			return displayName(*f.n.About)
+		}
+		return f.name
 	case "threshold":
 		return f.number(int64(f.n.Threshold))
 	case "tokens_used":

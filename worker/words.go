@@ -214,7 +214,7 @@ func textOf(name string) (lang Language, part int, err error) {
 	if slices.Contains(names, "es."+rest) {
 		return "", 0, fmt.Errorf("%s: there are texts in es, en and pt, not in %s, whose dates and numbers are not known", shown, settingText(before))
 	}
-	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached or exceeded; title or message"
+	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded or admin; title or message"
 	if nearest := Nearest(name, names); nearest != "" {
 		advice = "the nearest is " + nearest
 	}
@@ -269,7 +269,7 @@ func extremes(lang Language) []map[string]string {
 	for _, name := range []string{"", strings.Repeat("w", maxNameRunes)} {
 		for _, paceDate := range []string{"", day} {
 			values := map[string]string{
-				"recipient_name": name, "threshold": number, "tokens_used": number, "token_limit": number, "token_word": "tokens",
+				"recipient_name": name, "user_name": name, "threshold": number, "tokens_used": number, "token_limit": number, "token_word": "tokens",
 				"percent": number + w.decimalSign + "0%", "reset_date": day, "pace": "", "pace_date": paceDate,
 			}
 			if paceDate != "" {

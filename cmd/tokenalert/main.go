@@ -81,7 +81,7 @@ doctor has its own: see its help.`,
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
 		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
-		{"Whom it tells, and how:", []*cobra.Command{newDeliveries(), newPreview(), newTestSend()}},
+		{"Whom it tells, and how:", []*cobra.Command{newPolicy(), newDeliveries(), newPreview(), newTestSend()}},
 		{"When something may be wrong:", []*cobra.Command{newDoctor(), newReconcile()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {
