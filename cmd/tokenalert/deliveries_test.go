@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -99,7 +100,7 @@ func TestDeliveries(t *testing.T) {
 	require.Equal(t, 0, status, stderr)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	require.Len(t, lines, 3, stdout)
-	assert.Regexp(t, `^ID +CHANNEL +STATE +ATTEMPTS +USER +THRESHOLD +ALERT +SINCE +NEXT +LAST ERROR$`, lines[0])
+	assert.Regexp(t, `^ID +CHANNEL +STATE +ATTEMPTS +USER +ADMIN +THRESHOLD +ALERT +SINCE +NEXT +LAST ERROR$`, lines[0])
 	for _, line := range lines[1:] {
 		assert.Regexp(t, `^\d+ +(email|webhook) +failed +1 +`+bob.String()+` +90 % +[0-9a-f-]{36} +\d+\.\d s +\S.*$`, line)
 	}
@@ -159,6 +160,21 @@ func TestDeliveriesOfNobody(t *testing.T) {
 	assert.Regexp(t, `\n\d+ +webhook +retrying +1 +\(gone\) `, stdout)
 	assert.Nil(t, p.listed()[0].UserID)
 	w.terminate()
+}
+
+// Of two deliveries of one alert, one may be to an admin.
+func TestPrintDeliveries(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2027, time.March, 1, 12, 0, 0, 0, time.UTC)
+	user, admin, alert := uuid.New(), uuid.New(), uuid.New()
+	var b strings.Builder
+	require.NoError(t, printDeliveries(&b, []store.DeliveryStatus{
+		{ID: 8, AlertID: alert, Channel: delivery.Email, State: store.DeliveryRetrying, UserID: &user, Admin: &admin, Threshold: new(int32(90)), Attempts: 2, CreatedAt: now.Add(-30 * time.Second), NextAt: new(now.Add(20 * time.Second)), Error: "smtp: \x1b[2J"},
+		{ID: 7, AlertID: alert, Channel: delivery.Email, State: store.DeliveryWaiting, UserID: &user, Threshold: new(int32(90)), CreatedAt: now.Add(-3 * time.Minute), NextAt: new(now)},
+	}, now))
+	lines := strings.Split(b.String(), "\n")
+	assert.Equal(t, []string{"8", "email", "retrying", "2", user.String(), admin.String(), "90", "%", alert.String(), "30", "s", "in", "20", "s", "smtp:", "[2J"}, strings.Fields(lines[1]))
+	assert.Equal(t, []string{"7", "email", "waiting", "0", user.String(), "90", "%", alert.String(), "3", "min"}, strings.Fields(lines[2]))
 }
 
 // Who may not write to the queue is told so.
