@@ -3,7 +3,7 @@ package delivery
 import (
 	"crypto/x509"
 	"errors"
-	"fmt"
+	"strings"
 
 	"tokenalert/delivery/email"
 	"tokenalert/delivery/webhook"
@@ -54,35 +54,37 @@ func (c Channels) Names() []string {
 }
 
 // Check reports each setting that does not work, by the name that origin gives
-// it. No error holds a secret.
+// it. What is needed beside another, and the sender, are not looked at. No error
+// holds a secret.
 func (c Channels) Check(origin func(setting string) string) []error {
 	var errs []error
-	note := func(setting string, err error) {
+	check := func(setting string, value Source, valid func(string) error) {
+		if value == nil {
+			return
+		}
+		text, err := value()
+		if err == nil {
+			if err = valid(text); err != nil && origin(setting) != setting {
+				err = errors.New(origin(setting) + strings.TrimPrefix(err.Error(), setting))
+			}
+		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", origin(setting), err))
+			errs = append(errs, err)
 		}
 	}
-	if c.SMTP != nil && c.From != "" {
-		_, err := c.mailServer()
-		note("TOKENALERT_SMTP_URL", err)
-	}
-	if c.Webhook != nil && c.WebhookSecret != nil {
-		url, err := c.Webhook()
-		note("TOKENALERT_WEBHOOK_URL", err)
-		secret, secretErr := c.WebhookSecret()
-		if secretErr == nil {
-			_, secretErr = webhook.ParseSecrets(secret)
-		}
-		note("TOKENALERT_WEBHOOK_SECRET", secretErr)
-		if err == nil && secretErr == nil {
-			_, err = c.hook(url, secret)
-			note("TOKENALERT_WEBHOOK_URL", err)
-		}
+	check("TOKENALERT_SMTP_URL", c.SMTP, email.CheckURL)
+	check("TOKENALERT_WEBHOOK_URL", c.Webhook, func(url string) error { return webhook.CheckURL(url, c.WebhookAllow) })
+	check("TOKENALERT_WEBHOOK_SECRET", c.WebhookSecret, func(text string) error {
+		_, err := webhook.ParseSecrets(text)
+		return err
+	})
+	if err := webhook.CheckAllow(c.WebhookAllow); err != nil {
+		errs = append(errs, err)
 	}
 	return errs
 }
 
-var errNoServer = errors.New("there is no mail server: neither the organization has one of its own, nor is TOKENALERT_SMTP_URL set")
+var errNoServer = errors.New("there is no mail server: set TOKENALERT_SMTP_URL, or give the organization one of its own, enabled and the default")
 
 func (c Channels) mailServer() (email.Server, error) {
 	if c.SMTP == nil {
@@ -103,13 +105,4 @@ func (c Channels) hook(url, secret string) (*webhook.Client, error) {
 		return nil, err
 	}
 	return webhook.New(webhook.Options{URL: url, Secrets: secrets, Allow: c.WebhookAllow, RootCAs: c.RootCAs})
-}
-
-// link is where a message leads that is read outside of the site; empty where
-// that is not known.
-func (c Channels) link() string {
-	if isAbsolute(c.Link) {
-		return c.Link
-	}
-	return joined(c.SiteURL, c.Link)
 }

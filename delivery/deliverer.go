@@ -3,7 +3,7 @@ package delivery
 import (
 	"cmp"
 	"context"
-	"net/url"
+	"errors"
 	"strings"
 	"time"
 
@@ -164,36 +164,12 @@ func (d *Deliverer) complete(waiting []store.Backlog) []store.Backlog {
 	return waiting
 }
 
+// writer writes an alert, with dates in its zone.
+func (d *Deliverer) writer(a *store.ToldAlert) Writer {
+	return Writer{Channels: d.Channels, Words: d.Words, Zone: d.Zone(a.TimeZone)}
+}
+
 // stopping reports whether an attempt ended with the process, not by itself.
 func (d *Deliverer) stopping(ctx context.Context) bool {
-	return ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded
-}
-
-// notice is what an alert says. Whatever it is made of stands in the alert's row,
-// so that it says the same whenever and wherever it is made.
-func (d *Deliverer) notice(a *store.ToldAlert) worker.Notice {
-	n := worker.Notice{
-		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
-		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: d.Zone(a.TimeZone),
-	}
-	if a.Admin != nil {
-		n.About, n.FullName, n.Language = &a.FullName, "", a.Admin.Language
-		if a.Admin.FullName != nil {
-			n.FullName = *a.Admin.FullName
-		}
-	}
-	return n
-}
-
-func isAbsolute(link string) bool {
-	u, err := url.Parse(link)
-	return err == nil && u.IsAbs()
-}
-
-// joined is path on site, empty where there is no site.
-func joined(site, path string) string {
-	if site == "" {
-		return ""
-	}
-	return strings.TrimSuffix(site, "/") + "/" + strings.TrimPrefix(path, "/")
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded)
 }

@@ -8,7 +8,6 @@ import (
 
 	"tokenalert/delivery/webhook"
 	"tokenalert/store"
-	"tokenalert/worker"
 )
 
 // hooker delivers by webhook.
@@ -26,14 +25,7 @@ func (c *hooker) deliver(ctx context.Context, a *store.ToldAlert) error {
 	if err != nil {
 		return err
 	}
-	n := c.notice(a)
-	n.FullName = "" // a name leaves the site by e-mail alone
-	m := c.Words.Render(n)
-	body, err := json.Marshal(webhook.NewEvent(a.CreatedAt, webhook.Alert{
-		AlertID: a.ID, UserID: a.UserID, OrganizationID: a.OrganizationID, Threshold: a.Threshold, TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
-		PercentUsed: webhook.Tenths(worker.PercentTenths(a.TokensUsed, a.TokenLimit)), PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd,
-		Title: m.Title, Message: m.Body, Link: c.Channels.link(), Language: string(c.Words.LanguageOf(n)),
-	}))
+	body, err := json.Marshal(c.writer(a).Event(a))
 	if err != nil {
 		return permanent(err)
 	}

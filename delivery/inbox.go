@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"tokenalert/store"
-	"tokenalert/worker"
 )
 
 // inbox is another database, whose notifications the host's page shows.
@@ -15,14 +14,7 @@ type inbox struct {
 
 // deliver writes the notification that the alert's database has, with its id.
 func (c *inbox) deliver(ctx context.Context, a *store.ToldAlert) error {
-	m := c.Words.Render(c.notice(a))
-	n := store.Notification{
-		ID: a.NotificationID, OrganizationID: a.OrganizationID, UserID: a.UserID, Title: m.Title, Message: m.Body, Link: c.Channels.Link,
-	}
-	if a.Admin != nil {
-		n.ID, n.UserID = worker.AdminNotificationID(a.NotificationID, a.Admin.UserID), a.Admin.UserID
-	}
-	err := c.store.CopyNotification(ctx, n)
+	err := c.store.CopyNotification(ctx, c.writer(a).Notification(a))
 	if store.IsData(err) {
 		return permanent(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -38,7 +39,7 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 		return err
 	case r == nil:
 		return permanent(errGone)
-	case r.Email == "":
+	case strings.TrimSpace(r.Email) == "":
 		return permanent(errNoAddress)
 	}
 	server, err := c.server(r)
@@ -106,16 +107,7 @@ func (c *mailer) server(r *store.Recipient) (email.Server, error) {
 }
 
 func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
-	n := c.notice(a)
-	var own *email.Template
-	if t := r.Template; t != nil {
-		own = &email.Template{Subject: t.Subject, Body: t.Body, HTML: t.HTML}
-	}
-	values := c.Words.Values(n)
-	content, unknown := email.Compose(email.Facts{
-		ID: messageID(a), To: r.Email, Language: string(c.Words.LanguageOf(n)), RecipientName: n.FullName, OrganizationName: r.OrganizationName,
-		Title: values["title"], Body: values["message"], Link: c.Channels.link(), Values: values,
-	}, own)
+	content, unknown := c.writer(a).Email(a, r)
 	if len(unknown) > 0 {
 		c.Log.Warn("an organization's template has placeholders that are none of ours", worker.Event(worker.EventDeliveryQueue),
 			zap.String("reason", fmt.Sprintf("organization %s: %v", a.OrganizationID, unknown)))

@@ -22,7 +22,7 @@ func (h *riverHandler) Enabled(_ context.Context, level slog.Level) bool {
 // Handle writes the message and, of its attributes, the error. The others hold
 // ids of River's own, and the arguments of a job.
 func (h *riverHandler) Handle(_ context.Context, r slog.Record) error {
-	fields := []zap.Field{worker.Event(worker.EventDeliveryQueue), zap.String("reason", r.Message)}
+	fields := []zap.Field{zap.String("reason", r.Message)}
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "err" || a.Key == "error" {
 			fields = append(fields, zap.String("error", a.Value.String()))
@@ -30,9 +30,9 @@ func (h *riverHandler) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	if r.Level >= slog.LevelError {
-		h.log.Error("the queue of deliveries met an error", fields...)
+		h.log.Error("the queue of deliveries met an error", append(fields, worker.Event(worker.EventDeliveryQueue))...)
 	} else {
-		h.log.Warn("the queue of deliveries met an error", fields...)
+		h.log.Warn("the queue of deliveries met an error", append(fields, worker.Event(worker.EventDeliveryQueue))...)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ type Config struct {
 	// Language is used for users whose own is unknown or not among ours.
 	Language string `env:"TOKENALERT_LANGUAGE" envDefault:"es" help:"language of messages to users who have none: es, en or pt"`
 	// Templates is a directory of files as they are in worker/words.
-	Templates string `env:"TOKENALERT_TEMPLATES" envDefault:"off" help:"a directory of own titles and messages, read once at start, or off"`
+	Templates string `env:"TOKENALERT_TEMPLATES" envDefault:"off" help:"a directory of own titles and messages, read at start, or off"`
 	// LinkURL is written to notifications.link_url, a varchar(255).
 	LinkURL string `env:"TOKENALERT_LINK_URL" envDefault:"/admin/token-usage" help:"where a notification leads"`
 	// Backfill is about users who already stand above a threshold when the
@@ -42,14 +42,14 @@ type Config struct {
 
 	// SiteURL makes a link that is a path absolute, where it leaves the site: in
 	// e-mails and webhooks.
-	SiteURL string `env:"TOKENALERT_SITE_URL" envDefault:"off" help:"the site that a link in an e-mail leads to, such as https://learn.example.com"`
+	SiteURL string `env:"TOKENALERT_SITE_URL" envDefault:"off" help:"the site of links in e-mails, as https://learn.example.com"`
 	// Email delivers by each organization's own server, or else by that of
 	// TOKENALERT_SMTP_URL.
 	Email string `env:"TOKENALERT_EMAIL" envDefault:"off" help:"tell users by e-mail too: on or off"`
 	// EmailFrom is the sender where an organization has no server of its own.
-	EmailFrom string `env:"TOKENALERT_EMAIL_FROM" envDefault:"off" help:"sender of e-mails by TOKENALERT_SMTP_URL, such as Alerts <alerts@example.com>"`
+	EmailFrom string `env:"TOKENALERT_EMAIL_FROM" envDefault:"off" help:"sender of e-mails, as in Alerts <alerts@example.com>, or off"`
 	// WebhookAllow are hosts that webhooks may reach although they are private.
-	WebhookAllow []string `env:"TOKENALERT_WEBHOOK_ALLOW" envDefault:"off" help:"names, addresses or networks that a webhook may reach although they are private"`
+	WebhookAllow []string `env:"TOKENALERT_WEBHOOK_ALLOW" envDefault:"off" help:"private hosts that webhooks may reach: names, addresses, nets"`
 
 	// Bell auto rings unless max_prepared_transactions is above 0, where a
 	// NOTIFY would make the host's PREPARE TRANSACTION fail.
@@ -252,12 +252,15 @@ func (c Config) broken() []error {
 	}
 	oneOf("TOKENALERT_BACKFILL", c.Backfill, "tell", "record")
 	if site, err := url.Parse(c.SiteURL); c.SiteURL != off && (err != nil || site.User != nil || site.Host == "" || site.RawQuery != "" ||
-		site.Fragment != "" || site.Scheme != "https" && site.Scheme != "http") {
+		site.Fragment != "" || !utf8.ValidString(c.SiteURL) || site.Scheme != "https" && site.Scheme != "http") {
 		refuse("TOKENALERT_SITE_URL=%s must be the http or https URL of a site, without a user, password or query", settingText(c.SiteURL))
 	}
 	oneOf("TOKENALERT_EMAIL", c.Email, "on", "off")
 	if _, err := mail.ParseAddress(c.EmailFrom); c.EmailFrom != off && err != nil {
-		refuse("TOKENALERT_EMAIL_FROM must be an address, such as alerts@example.com or Alerts <alerts@example.com>")
+		refuse("TOKENALERT_EMAIL_FROM=%s must be an address, such as alerts@example.com or Alerts <alerts@example.com>", settingText(c.EmailFrom))
+	}
+	if len(c.WebhookAllow) == 0 || slices.Contains(c.WebhookAllow, "") {
+		refuse("TOKENALERT_WEBHOOK_ALLOW=%s must be names, addresses or networks with commas between them, or off", settingText(strings.Join(c.WebhookAllow, ",")))
 	}
 
 	oneOf("TOKENALERT_BELL", c.Bell, "auto", "on", "off")

@@ -159,7 +159,7 @@ var Events = []EventDoc{
 	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "delivery_ms", "duration_ms"}},
 	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error", "retry_at"}},
 	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error"}},
-	{EventDeliveryQueue, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "The queue of deliveries met an error, mostly with the database, and goes on by itself. What waits in it is not lost.", []string{"reason", "error", "retry_ms"}},
+	{EventDeliveryQueue, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "The queue of deliveries met an error, mostly with the database, and goes on by itself: what waits in it is not lost. Or the template of an organization has placeholders that nothing is known for.", []string{"reason", "error", "retry_ms"}},
 
 	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
 	{EventRecountDeferred, levelInfo, "Users who were about to be told are locked by the host; they were put back, and are told at a later tick.", []string{"users"}},

@@ -97,7 +97,7 @@ func TestEventsTable(t *testing.T) {
 func TestLogCallsUseEvents(t *testing.T) {
 	t.Parallel()
 	constants := eventConstants(t)
-	for _, pattern := range []string{"*.go", "../cmd/tokenalert/*.go"} {
+	for _, pattern := range []string{"*.go", "../delivery/*.go", "../cmd/tokenalert/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
@@ -167,7 +167,7 @@ func TestEventsAreWritten(t *testing.T) {
 		t.Skip("there is no run yet")
 	}
 	var source strings.Builder
-	for _, pattern := range []string{"*.go", "../cmd/tokenalert/*.go"} {
+	for _, pattern := range []string{"*.go", "../delivery/*.go", "../cmd/tokenalert/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {

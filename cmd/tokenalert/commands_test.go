@@ -36,6 +36,31 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"preview --used 799 --limit 1000", "--used 799: must be at least 800, which is 80 % of --limit 1000; below it nobody is told"},
 		{"preview --used -1", "--used -1: must be at least 80000"},
 		{"preview --threshold 90 --used 8 --limit 9", "--used 8: must be at least 9, which is 90 % of --limit 9"},
+		{"preview --channel fax", "must be one of notification, email, webhook"},
+		{"preview --html", "--html goes with --channel email"},
+		{"preview --channel email --html --output json", "--html and --output are two ways to print"},
+		{"preview --channel email --html", "--html prints one message: say which by --language, and --threshold or --used"},
+		{"test-send", "say --channel email, webhook or notification"},
+		{"test-send email", "tokenalert test-send --help"},
+		{"test-send --channel fax", "must be one of notification, email, webhook"},
+		{"test-send --channel email", "--channel email needs --to, an e-mail address"},
+		{"test-send --channel email --to ana", "--to is not an e-mail address"},
+		{"test-send --channel email --to a@example.org --user x", "--user and --organization do not go with --channel email"},
+		{"test-send --channel webhook --to a@example.org", "--to goes with --channel email"},
+		{"test-send --channel webhook --user ana", `--user "ana" is not an id (a UUID)`},
+		{"test-send --channel webhook --threshold 0", "--threshold 0: must be from 1 to 1000"},
+		{"test-send --channel webhook --language fr", "must be one of es, en, pt"},
+		{"test-send --channel notification", "--channel notification needs --user and --organization"},
+		{"deliveries lst", "did you mean list?"},
+		{"deliveries list now", "tokenalert deliveries list --help"},
+		{"deliveries list --state lost", "must be one of waiting, running, retrying, delivered, failed"},
+		{"deliveries list --channel fax", "must be one of notification, email, webhook"},
+		{"deliveries list --user ana", `--user "ana" is not the id of a user (a UUID)`},
+		{"deliveries list --limit -1", "--limit -1 must be 0 or more"},
+		{"deliveries retry", "name deliveries by their ids, or say --failed"},
+		{"deliveries retry one", `"one" is not the id of a delivery, which is a number`},
+		{"deliveries retry 1 --failed", "ids and --failed are two ways to say which"},
+		{"deliveries retry 1 --channel email", "--channel goes with --failed"},
 		{"reconcile now", "tokenalert reconcile --help"},
 		{"reconcile --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
@@ -62,7 +87,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"preview", "--help"}, {"doctor", "--help"}, {"reconcile", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"preview", "--help"}, {"test-send", "--help"}, {"deliveries", "--help"}, {"deliveries", "list", "--help"}, {"deliveries", "retry", "--help"}, {"doctor", "--help"}, {"reconcile", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")

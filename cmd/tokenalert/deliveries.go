@@ -69,10 +69,11 @@ func newDeliveriesList() *cobra.Command {
 		Use:   "list",
 		Short: "List deliveries, the newest first",
 		Long: `List deliveries, the newest first: waiting for a worker, running, retrying after a
-failure, delivered, or failed for good; with the last error. No address is shown.`,
+failure, delivered, or failed for good; with the last error. Where an admin is told of
+somebody's alert, the admin is named (id). No address is shown.`,
 		Example: `  tokenalert deliveries list
   tokenalert deliveries list --state retrying --channel email
-  tokenalert deliveries list --output json | jq 'map(select(.state == "failed")) | length'`,
+  tokenalert deliveries list --state failed -o json | jq length`,
 		Args: arguments(cobra.NoArgs),
 	}
 	state := addChoice(cmd, "state", "only those that have come so far", store.DeliveryStates())
@@ -128,16 +129,19 @@ func printDeliveries(w io.Writer, list []store.DeliveryStatus, now time.Time) er
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tCHANNEL\tSTATE\tATTEMPTS\tUSER\tTHRESHOLD\tALERT\tSINCE\tNEXT\tLAST ERROR") //nolint:errcheck // told by Flush
+	fmt.Fprintln(table, "ID\tCHANNEL\tSTATE\tATTEMPTS\tUSER\tADMIN\tTHRESHOLD\tALERT\tSINCE\tNEXT\tLAST ERROR") //nolint:errcheck // told by Flush
 	for _, d := range list {
-		user, threshold, next := "(gone)", "", ""
+		user, admin, threshold, next := "(gone)", "", "", ""
 		if d.UserID != nil {
 			user, threshold = d.UserID.String(), fmt.Sprintf("%d %%", *d.Threshold)
+		}
+		if d.Admin != nil {
+			admin = d.Admin.String()
 		}
 		if d.NextAt != nil && d.State == store.DeliveryRetrying {
 			next = "in " + span(max(d.NextAt.Sub(now), 0))
 		}
-		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, plain(d.Channel), d.State, d.Attempts, user, threshold, //nolint:errcheck // as above
+		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, plain(d.Channel), d.State, d.Attempts, user, admin, threshold, //nolint:errcheck // as above
 			d.AlertID, span(max(now.Sub(d.CreatedAt), 0)), next, plain(d.Error))
 	}
 	return table.Flush()
@@ -212,6 +216,9 @@ func retryDeliveries(ctx context.Context, w io.Writer, ids []int64) error {
 	retried := 0
 	for _, id := range ids {
 		is, err := queue.RetryDelivery(ctx, id)
+		if store.IsRefused(err) {
+			return fmt.Errorf("%w; run it as the worker's role, or as the owner", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ var secrets = []worker.Setting{
 	{Name: databaseVar, Default: "PG* variables", Help: "the host's database: a URL, or keyword=value"},
 	{Name: listenVar, Default: databaseVar, Help: "a direct connection, where the first goes through a pooler"},
 	{Name: notificationsVar, Default: "-", Help: "another database whose notifications the host's page shows"},
-	{Name: smtpVar, Default: "-", Help: "mail server, smtp://user:password@host:587 (STARTTLS) or smtps://…:465"},
+	{Name: smtpVar, Default: "-", Help: "mail server: smtp://user:password@host:587 or smtps://…:465"}, //nolint:gosec // the form of one
 	{Name: webhookVar, Default: "-", Help: "where each alert is posted to, as JSON"},
 	{Name: webhookSecretVar, Default: "-", Help: "what signs it, whsec_…; two while one is being replaced"},
 }

@@ -95,6 +95,99 @@ func TestLoadSettingsFromFiles(t *testing.T) {
 	}
 }
 
+// Ways to deliver, each with what is missing or wrong: one line for each, which
+// begins with the setting and shows no secret.
+func TestLoadSettingsOfDeliveries(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	inFile := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		return path
+	}
+	const smtp, from, hook = "TOKENALERT_SMTP_URL=smtp://ann:hunter2@h", "TOKENALERT_EMAIL_FROM=a@example.com", "TOKENALERT_WEBHOOK_URL=https://h.example/hunter2"
+	signed := "TOKENALERT_WEBHOOK_SECRET=" + hookSecret
+	for _, tt := range []struct {
+		environ []string
+		want    []string // how each line begins; none: all is well
+	}{
+		{[]string{"TOKENALERT_EMAIL=on"}, nil}, // organizations may have servers
+		{[]string{"TOKENALERT_EMAIL=on", from}, nil},
+		{[]string{"TOKENALERT_EMAIL=on", from, smtp}, nil},
+		{[]string{hook, signed}, nil},
+		{[]string{"TOKENALERT_WEBHOOK_URL=http://10.1.2.3:8080/x", signed, "TOKENALERT_WEBHOOK_ALLOW=10.1.0.0/16, hooks.internal"}, nil},
+		{[]string{"TOKENALERT_SMTP_URL=", "TOKENALERT_WEBHOOK_URL_FILE="}, nil},
+		{
+			[]string{"TOKENALERT_EMAIL=on", from, "TOKENALERT_SMTP_URL_FILE=" + inFile("smtp", "smtps://ann:hunter2@h\n"), "TOKENALERT_WEBHOOK_URL_FILE=" + inFile("hook", "https://h.example/hunter2"), "TOKENALERT_WEBHOOK_SECRET_FILE=" + inFile("secret", hookSecret+" whsec_"+strings.Repeat("hunter2x", 6))},
+			nil,
+		},
+		{[]string{smtp, from}, []string{"TOKENALERT_SMTP_URL needs TOKENALERT_EMAIL=on"}},
+		{[]string{smtp, "TOKENALERT_EMAIL=on"}, []string{"TOKENALERT_SMTP_URL needs TOKENALERT_EMAIL_FROM, the sender"}},
+		{[]string{smtp, "TOKENALERT_EMAIL=on", "TOKENALERT_EMAIL_FROM=hunter3@"}, []string{"TOKENALERT_EMAIL_FROM=(not shown) must be an address"}},
+		{[]string{smtp + "/x", "TOKENALERT_EMAIL=on"}, []string{"TOKENALERT_SMTP_URL needs TOKENALERT_EMAIL_FROM", "TOKENALERT_SMTP_URL has something after the port: allowed is "}},
+		{[]string{"TOKENALERT_SMTP_URL=mail.example.com:587", "TOKENALERT_EMAIL=on", from}, []string{"TOKENALERT_SMTP_URL begins with neither smtp:// nor smtps://: allowed is "}},
+		{[]string{"TOKENALERT_SMTP_URL=smtp://ann:hunter2/@h", "TOKENALERT_EMAIL=on", from}, []string{"TOKENALERT_SMTP_URL is not a URL that can be read: allowed is "}},
+		{[]string{hook}, []string{"TOKENALERT_WEBHOOK_URL needs TOKENALERT_WEBHOOK_SECRET, which signs what is posted"}},
+		{[]string{signed}, []string{"TOKENALERT_WEBHOOK_SECRET needs TOKENALERT_WEBHOOK_URL"}},
+		{[]string{hook, "TOKENALERT_WEBHOOK_SECRET=hunter2"}, []string{"TOKENALERT_WEBHOOK_SECRET: secret 1 of 1 (not shown) must be whsec_ and the padded base64 of 24 to 64 random bytes"}},
+		{[]string{hook, signed + " " + hookSecret}, []string{"TOKENALERT_WEBHOOK_SECRET holds the same secret (not shown) twice"}},
+		{[]string{"TOKENALERT_WEBHOOK_URL=hunter2", "TOKENALERT_WEBHOOK_SECRET=hunter2", "TOKENALERT_WEBHOOK_ALLOW=10.1.2.3/16"}, []string{
+			"TOKENALERT_WEBHOOK_URL (not shown) must be a URL such as https://", "TOKENALERT_WEBHOOK_SECRET: secret 1 of 1", `TOKENALERT_WEBHOOK_ALLOW holds "10.1.2.3/16"; it is to hold `,
+		}},
+		{[]string{"TOKENALERT_WEBHOOK_URL=http://h.example/hunter2", signed}, []string{"TOKENALERT_WEBHOOK_URL is http to h.example; it must be https, or TOKENALERT_WEBHOOK_ALLOW must hold that host"}},
+		{[]string{"TOKENALERT_WEBHOOK_URL=https://169.254.169.254/hunter2", signed}, []string{"TOKENALERT_WEBHOOK_URL: its address 169.254.169.254 is private or special"}},
+		{[]string{"TOKENALERT_WEBHOOK_ALLOW=https://h/hunter3"}, []string{"TOKENALERT_WEBHOOK_ALLOW holds an entry (not shown) that is none of these"}},
+		{[]string{"TOKENALERT_NOTIFICATIONS_URL=hunter2"}, []string{"TOKENALERT_NOTIFICATIONS_URL is neither a postgres:// URL nor "}},
+		{[]string{"TOKENALERT_NOTIFICATIONS_URL_FILE=" + inFile("broken", "hunter2")}, []string{"TOKENALERT_NOTIFICATIONS_URL_FILE is neither a postgres:// URL nor "}},
+		{[]string{"TOKENALERT_WEBHOOK_URL_FILE=" + dir + "/broken", "TOKENALERT_WEBHOOK_SECRET_FILE=" + dir + "/broken"}, []string{
+			"TOKENALERT_WEBHOOK_URL_FILE (not shown) must be a URL", "TOKENALERT_WEBHOOK_SECRET_FILE: secret 1 of 1 (not shown) must be ",
+		}},
+		{[]string{"TOKENALERT_SMTP_URL_FILE=" + dir + "/broken", smtp, "TOKENALERT_EMAIL=on", from}, []string{"TOKENALERT_SMTP_URL and TOKENALERT_SMTP_URL_FILE are both given; only one of them may be"}},
+		{[]string{"TOKENALERT_WEBHOOK_SECRET_FILE=" + inFile("two", "hunter2\nhunter2"), hook}, []string{"TOKENALERT_WEBHOOK_SECRET_FILE names \"" + dir + "/two\", which has more than one line; it is to hold secrets that begin with whsec_ and nothing else"}},
+		{[]string{"TOKENALERT_WEBHOOK_URL_FILE=" + inFile("nothing", "\n"), signed}, []string{"TOKENALERT_WEBHOOK_URL_FILE names \"" + dir + "/nothing\", which is empty; it is to hold a URL"}},
+	} {
+		t.Run(strings.ReplaceAll(strings.Join(tt.environ, " "), dir, ""), func(t *testing.T) {
+			t.Parallel()
+			s, err := loadSettings(tt.environ)
+			assert.NotContains(t, printed(t, s), "hunter2")
+			if len(tt.want) == 0 {
+				require.NoError(t, err)
+				return
+			}
+			require.Error(t, err)
+			lines := strings.Split(err.Error(), "\n")
+			require.Len(t, lines, len(tt.want), err)
+			for i, want := range tt.want {
+				assert.True(t, strings.HasPrefix(lines[i], want), lines[i])
+				name := regexp.MustCompile("^[A-Z_]+").FindString(lines[i])
+				assert.Len(t, regexp.MustCompile(`\b`+name+`\b`).FindAllString(lines[i], -1), 1, "%s is named once in %s", name, lines[i])
+			}
+			assert.NotContains(t, err.Error(), "hunter")
+		})
+	}
+}
+
+// What stands in a file is read again for each delivery.
+func TestChannelsFollowFiles(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	write := func(content string) { require.NoError(t, os.WriteFile(path, []byte(content), 0o600)) }
+	write(hookSecret)
+	s, err := loadSettings([]string{"TOKENALERT_WEBHOOK_URL=https://h.example/x", "TOKENALERT_WEBHOOK_SECRET_FILE=" + path})
+	require.NoError(t, err)
+	c := s.channels()
+	assert.Equal(t, []string{"webhook"}, c.Names())
+	for _, want := range []string{hookSecret, hookSecret + " " + hookSecret} {
+		write(want + "\n")
+		got, err := c.WebhookSecret()
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
+	require.NoError(t, os.Remove(path))
+	_, err = c.WebhookSecret()
+	require.ErrorContains(t, err, "TOKENALERT_WEBHOOK_SECRET_FILE names")
+}
+
 // Not in parallel: pgx reads the process's own environment.
 func TestLoadSettingsBrokenPGVariable(t *testing.T) {
 	t.Setenv("PGPASSWORD", "hunter2")
@@ -121,7 +214,12 @@ func TestLoadSettingsUnknownName(t *testing.T) {
 		{"TOKENALERT_LOG_LVL", "TOKENALERT_LOG_LEVEL"},
 		{"TOKENALERT_", ""},
 		{"TOKENALERT_X", ""},
-		{"TOKENALERT_EMAIL", ""},
+		{"TOKENALERT_MAIL_FROM", "TOKENALERT_EMAIL_FROM"},
+		{"TOKENALERT_SMTP_URI", "TOKENALERT_SMTP_URL"},
+		{"TOKENALERT_WEBHOOK_SECRETS", "TOKENALERT_WEBHOOK_SECRET"},
+		{"TOKENALERT_WEBHOOK_URL_FILES", "TOKENALERT_WEBHOOK_URL_FILE"},
+		{"TOKENALERT_NOTIFICATION_URL", "TOKENALERT_NOTIFICATIONS_URL"},
+		{"TOKENALERT_WEBHOOK", ""},
 		{"TOKENALERT_REDIS_HOST", ""},
 		{"TOKENALERT_SLACK_WEBHOOK_URL", ""},
 		{"TOKENALERT_A_NAME_THAT_IS_LONGER_THAN_ANY_OF_OURS", ""},
@@ -310,6 +408,11 @@ func TestPrint(t *testing.T) {
 		"TOKENALERT_HTTP_ADDRESS=",
 		"DATABASE_URL=postgres://ann:hunter2@pool/db",
 		"TOKENALERT_LISTEN_URL=host=h password='hunter2 x'",
+		"TOKENALERT_NOTIFICATIONS_URL=postgres://ann:hunter2@lms/db",
+		"TOKENALERT_EMAIL=on", "TOKENALERT_EMAIL_FROM=Alerts <alerts@example.com>",
+		"TOKENALERT_SMTP_URL=smtp://ann:hunter2@mail.example.com:2525?tls=none",
+		"TOKENALERT_WEBHOOK_URL=https://ann:hunter2@hooks.example.com:8443/hunter2?k=hunter2",
+		"TOKENALERT_WEBHOOK_SECRET=" + hookSecret + " whsec_" + strings.Repeat("hunter2x", 6),
 		"PGPASSWORD=hunter2", "PGSSLPASSWORD=hunter2", "PGPASSFILE=/etc/pgpass", "PGUSER=", "PGAPPNAME=a\nb", "PGOPTIONS=-c my.token=hunter2", "PGDATA=/var",
 	})
 	require.NoError(t, err)
@@ -321,7 +424,13 @@ PGPASSFILE=/etc/pgpass
 PGPASSWORD=xxxxx
 PGSSLPASSWORD=xxxxx
 TOKENALERT_LISTEN_URL=host=h password=xxxxx
+TOKENALERT_NOTIFICATIONS_URL=postgres://ann:xxxxx@lms/db
+TOKENALERT_SMTP_URL=smtp://mail.example.com:2525
+TOKENALERT_WEBHOOK_URL=https://hooks.example.com:8443/xxxxx
+TOKENALERT_WEBHOOK_SECRET=xxxxx
 TOKENALERT_THRESHOLDS=50,100
+TOKENALERT_EMAIL=on
+TOKENALERT_EMAIL_FROM=Alerts <alerts@example.com>
 TOKENALERT_HTTP_ADDRESS=off
 TOKENALERT_WORKER_NAME=w-1
 # defaults
@@ -330,6 +439,8 @@ TOKENALERT_LANGUAGE=es
 TOKENALERT_TEMPLATES=off
 TOKENALERT_LINK_URL=/admin/token-usage
 TOKENALERT_BACKFILL=tell
+TOKENALERT_SITE_URL=off
+TOKENALERT_WEBHOOK_ALLOW=off
 TOKENALERT_BELL=auto
 TOKENALERT_BELL_LEASE=30s
 TOKENALERT_BELL_RENEWAL=10s

@@ -54,10 +54,12 @@ func newRoot() *cobra.Command {
 		Use:   "tokenalert",
 		Short: "Tell users, once and at once, when their AI tokens reach a threshold of their limit",
 		Long: `tokenalert watches ai_usage_logs in PostgreSQL and tells each user, once, at once
-and for certain, when their monthly usage reaches 80, 90 or 100 % of their limit.
+and for certain, when their monthly usage reaches 80, 90 or 100 % of their limit:
+by a notification, and where you set it up also by e-mail, by webhook, or by a copy
+of the notification in another database.
 
-All commands but demo and preview work on the database that DATABASE_URL (or the
-PG* variables) names; tokenalert run --help lists the settings.
+All commands but demo, preview and test-send work on the database that
+DATABASE_URL (or the PG* variables) names; tokenalert run --help lists the settings.
 
 Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.
 doctor has its own: see its help.`,
@@ -79,7 +81,7 @@ doctor has its own: see its help.`,
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
 		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
-		{"Whom it tells, and how:", []*cobra.Command{newPolicy(), newDeliveries(), newPreview()}},
+		{"Whom it tells, and how:", []*cobra.Command{newPolicy(), newDeliveries(), newPreview(), newTestSend()}},
 		{"When something may be wrong:", []*cobra.Command{newDoctor(), newReconcile()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {

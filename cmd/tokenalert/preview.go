@@ -12,6 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tokenalert/delivery"
+	"tokenalert/delivery/webhook"
+	"tokenalert/store"
 	"tokenalert/worker"
 )
 
@@ -27,9 +30,17 @@ type sample struct {
 	name       string
 }
 
+// What a sample is of, where nobody says otherwise.
+const (
+	sampleLimit        = 100_000
+	sampleName         = "Ana Núñez"
+	sampleOrganization = "Colegio Ñandú"
+)
+
 func newPreview() *cobra.Command {
 	var lang string
 	var threshold int
+	var onlyHTML bool
 	sample := sample{}
 	cmd := &cobra.Command{
 		Use:   "preview",
@@ -38,7 +49,10 @@ func newPreview() *cobra.Command {
 each threshold of TOKENALERT_THRESHOLDS. It reads the settings as tokenalert run
 does, so own titles and messages (TOKENALERT_TEMPLATES) are shown, and checked: what
 run would refuse to start with is an error here. Nothing is sent, and no database
-is asked.
+is asked: to send one, there is tokenalert test-send.
+
+With --channel email it is the e-mail, as it is where an organization has no text
+of its own: subject, text and HTML. With --channel webhook it is what is posted.
 
 The message is that of somebody who is told at noon of the 15th of this month, in
 TOKENALERT_TIME_ZONE, and has used just what reaches the threshold. With --used, it
@@ -48,18 +62,27 @@ Exit status: 0 shown, 1 a setting, title or message is invalid, 2 used wrongly.`
 		Example: `  tokenalert preview
   tokenalert preview --language en --threshold 100
   tokenalert preview --used 912000 --limit 1000000 --name 'Ana Núñez'
+  tokenalert preview --channel email --language en --threshold 90 --html > alert.html
   TOKENALERT_TEMPLATES=docs/messages tokenalert preview --output json | jq '.[].title'`,
 		Args: arguments(cobra.NoArgs),
 	}
 	cmd.Flags().StringVar(&lang, "language", "", "es, en or pt (default all)")
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "percentage of the limit, 1 to 1000 (default those of TOKENALERT_THRESHOLDS)")
 	cmd.Flags().Int64Var(&sample.used, "used", -1, "tokens used in the period (default what reaches the threshold)")
-	cmd.Flags().Int64Var(&sample.limit, "limit", 100_000, "the limit, in tokens")
-	cmd.Flags().StringVar(&sample.name, "name", "Ana Núñez", "the user's name; it may be empty")
+	cmd.Flags().Int64Var(&sample.limit, "limit", sampleLimit, "the limit, in tokens")
+	cmd.Flags().StringVar(&sample.name, "name", sampleName, "the user's name; it may be empty")
 	_ = cmd.RegisterFlagCompletionFunc("language", cobra.FixedCompletions([]string{"es", "en", "pt"}, cobra.ShellCompDirectiveNoFileComp)) // fails for a flag that is not there
+	channel := addChoice(cmd, "channel", "as which channel carries it (default notification)", delivery.Names())
+	cmd.Flags().BoolVar(&onlyHTML, "html", false, "with --channel email: the HTML of one message and nothing else")
 	format := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := cmd.Flags().Changed
+		switch {
+		case onlyHTML && channel.value != delivery.Email:
+			return usageError{errors.New("--html goes with --channel email")}
+		case onlyHTML && given("output"):
+			return usageError{errors.New("--html and --output are two ways to print")}
+		}
 		sample.languages = previewLanguages
 		if given("language") {
 			parsed, ok := worker.ParseLanguage(lang)
@@ -92,6 +115,14 @@ Exit status: 0 shown, 1 a setting, title or message is invalid, 2 used wrongly.`
 			return fmt.Errorf("time zone: %w", err)
 		}
 		previews := sample.previews(words, time.Now().In(zone))
+		sample.carry(previews, channel.value, delivery.Writer{Channels: s.channels(), Words: words, Zone: zone})
+		if onlyHTML {
+			if len(previews) != 1 {
+				return usageError{errors.New("--html prints one message: say which by --language, and --threshold or --used")}
+			}
+			_, err := io.WriteString(cmd.OutOrStdout(), previews[0].Email.HTML)
+			return err
+		}
 		if *format == outputJSON {
 			return printJSON(cmd.OutOrStdout(), previews)
 		}
@@ -134,31 +165,28 @@ type preview struct {
 	Message      string            `json:"message"`
 	Files        []string          `json:"files"`
 	Placeholders map[string]string `json:"placeholders"`
+	Email        *previewEmail     `json:"email,omitempty"`
+	Webhook      *webhook.Event    `json:"webhook,omitempty"`
+
+	notice worker.Notice
+}
+
+type previewEmail struct {
+	Subject string `json:"subject"`
+	Text    string `json:"text"`
+	HTML    string `json:"html"`
 }
 
 // previews are of the month that today is in.
 func (s sample) previews(words *worker.Words, today time.Time) []preview {
-	year, month, _ := today.Date()
-	n := worker.Notice{
-		FullName:    s.name,
-		TokenLimit:  s.limit,
-		PeriodStart: time.Date(year, month, 1, 0, 0, 0, 0, today.Location()),
-		PeriodEnd:   time.Date(year, month+1, 1, 0, 0, 0, 0, today.Location()),
-		Now:         time.Date(year, month, 15, 12, 0, 0, 0, today.Location()),
-		Zone:        today.Location(),
-	}
 	var all []preview
 	for _, lang := range s.languages {
-		n.Language = (*string)(&lang)
 		for _, threshold := range s.thresholds {
-			n.Threshold, n.TokensUsed = threshold, s.used
-			if s.used < 0 {
-				n.TokensUsed = usedAt(threshold, s.limit)
-			}
+			n := s.notice(lang, threshold, today)
 			values := words.Values(n)
 			p := preview{
 				Language: lang, Threshold: threshold, Kind: n.Kind(), Title: values["title"], Message: values["message"],
-				Files: words.Files(n), Placeholders: values,
+				Files: words.Files(n), Placeholders: values, notice: n,
 			}
 			delete(values, "title")
 			delete(values, "message")
@@ -166,6 +194,46 @@ func (s sample) previews(words *worker.Words, today time.Time) []preview {
 		}
 	}
 	return all
+}
+
+// notice is that of somebody who is told in the month that today is in.
+func (s sample) notice(lang worker.Language, threshold int, today time.Time) worker.Notice {
+	year, month, _ := today.Date()
+	n := worker.Notice{
+		FullName: s.name, Language: (*string)(&lang), Threshold: threshold, TokensUsed: s.used, TokenLimit: s.limit,
+		PeriodStart: time.Date(year, month, 1, 0, 0, 0, 0, today.Location()),
+		PeriodEnd:   time.Date(year, month+1, 1, 0, 0, 0, 0, today.Location()),
+		Now:         time.Date(year, month, 15, 12, 0, 0, 0, today.Location()),
+		Zone:        today.Location(),
+	}
+	if s.used < 0 {
+		n.TokensUsed = usedAt(threshold, s.limit)
+	}
+	return n
+}
+
+// alertOf is the alert that would tell of n.
+func alertOf(n worker.Notice) *store.ToldAlert {
+	return &store.ToldAlert{
+		Threshold: int32(n.Threshold), TokensUsed: n.TokensUsed, TokenLimit: n.TokenLimit, PeriodStart: n.PeriodStart, PeriodEnd: n.PeriodEnd, //nolint:gosec // 1000 at most
+		CreatedAt: n.Now, FullName: n.FullName, Language: n.Language,
+	}
+}
+
+// carry adds to each preview what a channel makes of it.
+func (s sample) carry(previews []preview, channel string, w delivery.Writer) {
+	for i := range previews {
+		p := &previews[i]
+		a := alertOf(p.notice)
+		switch channel {
+		case delivery.Email:
+			c, _ := w.Email(a, &store.Recipient{OrganizationName: sampleOrganization})
+			p.Email = &previewEmail{c.Subject, c.Text, c.HTML}
+		case delivery.Webhook:
+			event := w.Event(a)
+			p.Webhook = &event
+		}
+	}
 }
 
 func printPreviews(out io.Writer, previews []preview) error {
@@ -180,7 +248,16 @@ func printPreviews(out io.Writer, previews []preview) error {
 			from = strings.Join(p.Files, ", ")
 		}
 		b.WriteString(v.faint.Render(fmt.Sprintf("%s, %d %%, %s (%s)", p.Language, p.Threshold, p.Kind, from)) + "\n")
-		b.WriteString(v.bold.Render(p.Title) + "\n" + p.Message + "\n")
+		switch {
+		case p.Email != nil:
+			b.WriteString(v.bold.Render(p.Email.Subject) + "\n\n" + p.Email.Text + "\n" + p.Email.HTML)
+		case p.Webhook != nil:
+			if err := printJSON(&b, p.Webhook); err != nil {
+				return err
+			}
+		default:
+			b.WriteString(v.bold.Render(p.Title) + "\n" + p.Message + "\n")
+		}
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

@@ -27,13 +27,26 @@ func newRun() *cobra.Command {
 	var printConfig bool
 	cmd := &cobra.Command{
 		Use:   "run",
-		Short: "Run the worker: follow, lead, count and tell",
+		Short: "Run the worker: follow, lead, count, tell and deliver",
 		Long: `Run the worker until SIGTERM, SIGINT or SIGHUP. Any number may run; one leads,
 the others wait. It needs the schema (tokenalert migrate up) and a role that was
 given what it needs (tokenalert migrate grant ROLE).
 
+Whoever is told gets a notification in this database. Each channel that is set up
+delivers the alert besides, at least once, tried again for a day; all that run do
+that, the leader or not:
+
+  notification  TOKENALERT_NOTIFICATIONS_URL: a copy of the notification there
+  email         TOKENALERT_EMAIL=on: by an organization's own mail server, or else
+                that in TOKENALERT_SMTP_URL, from TOKENALERT_EMAIL_FROM
+  webhook       TOKENALERT_WEBHOOK_URL, signed with TOKENALERT_WEBHOOK_SECRET
+
+tokenalert test-send tries one of them, tokenalert deliveries shows what became of
+each alert.
+
 The first signal stops it gracefully: the tick is finished or rolled back, the
-bell silenced, the lead released. A second signal ends it at once.
+bell silenced, the lead released, and what is being handed over is waited for. A
+second signal ends it at once.
 
 Settings come from the environment:
 

@@ -63,6 +63,37 @@ func Permanent(err error) bool {
 	return ok && f.permanent
 }
 
+// Advice is what can be done about err, of Send by the server of the settings.
+func Advice(err error) string {
+	f, ok := errors.AsType[*failure](err)
+	if !ok {
+		return ""
+	}
+	if f.code >= 400 && f.code < 500 {
+		return "the server asks to be tried again later, which `tokenalert run` would do"
+	}
+	switch f.at {
+	case connecting:
+		return "see that TOKENALERT_SMTP_URL has the right host and port, and that a firewall lets this machine reach it"
+	case securing:
+		return "smtp:// is for a port that offers STARTTLS (587), smtps:// for one that speaks TLS from the first byte (465); the certificate has to be valid for the host in TOKENALERT_SMTP_URL, and by an authority that this machine trusts (SSL_CERT_FILE names others)"
+	case greeting:
+		return "see that a mail server speaks SMTP on this port without TLS from the first byte, for which there is smtps://, and that it wants to speak with this machine"
+	case login:
+		return "see that TOKENALERT_SMTP_URL has the user and password of this server, percent-encoded"
+	case sender:
+		return "see that this account may send from the address in TOKENALERT_EMAIL_FROM"
+	case recipient:
+		if f.permanent {
+			return "see that there is such an address"
+		}
+		return "see that this server relays for this machine or account"
+	case content, confirmation:
+		return "the server's own log may say what it has against the message"
+	}
+	return ""
+}
+
 // failed makes of an error what may be shown. Where a text of the server holds
 // one of private, as it may when it repeats what it was told, all of it is left
 // out; and of its answer to AUTH it always is.

@@ -3,19 +3,17 @@ package email
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"io"
-	"mime"
-	"mime/multipart"
 	"net"
 	"net/mail"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/emersion/go-smtp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/mailserver"
 )
 
 func TestSendDelivers(t *testing.T) {
@@ -31,33 +29,33 @@ func TestSendDelivers(t *testing.T) {
 	for name, person := range people {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startSite(t, conduct{})
+			s, server := startSite(t, mailserver.Conduct{})
 			f := someFacts()
 			f.Language, f.RecipientName, f.Title, f.OrganizationName = person.language, person.name, person.title, person.organization
 			c, _ := Compose(f, nil)
-			require.NoError(t, Send(t.Context(), s.Server, c))
+			require.NoError(t, Send(t.Context(), s, c))
 
-			got := <-s.received
-			assert.Equal(t, "alerts@platform.example", got.from)
-			assert.Equal(t, f.To, got.to)
-			assert.True(t, got.secure)
-			assert.False(t, got.utf8)
-			m := parse(t, got.raw)
-			assert.Equal(t, "<"+f.ID+"@platform.example>", m.header.Get("Message-Id"))
-			assert.Equal(t, "auto-generated", m.header.Get("Auto-Submitted"))
-			assert.Equal(t, person.language, m.header.Get("Content-Language"))
-			assert.Equal(t, strings.TrimSpace(person.title), m.subject)
-			assert.Equal(t, []*mail.Address{{Name: person.name, Address: f.To}}, m.to)
-			assert.Equal(t, []*mail.Address{{Name: "Alerts", Address: "alerts@platform.example"}}, m.from)
-			date, err := m.header.Date()
+			got := server.Next(t)
+			assert.Equal(t, "alerts@platform.example", got.From)
+			assert.Equal(t, f.To, got.To)
+			assert.True(t, got.Secure)
+			assert.False(t, got.UTF8)
+			m := mailserver.Read(t, got.Raw)
+			assert.Equal(t, "<"+f.ID+"@platform.example>", m.Header.Get("Message-Id"))
+			assert.Equal(t, "auto-generated", m.Header.Get("Auto-Submitted"))
+			assert.Equal(t, person.language, m.Header.Get("Content-Language"))
+			assert.Equal(t, strings.TrimSpace(person.title), m.Subject)
+			assert.Equal(t, []*mail.Address{{Name: person.name, Address: f.To}}, m.To)
+			assert.Equal(t, []*mail.Address{{Name: "Alerts", Address: "alerts@platform.example"}}, m.From)
+			date, err := m.Header.Date()
 			require.NoError(t, err)
 			assert.WithinDuration(t, time.Now(), date, time.Hour)
-			assert.Equal(t, []string{"text/plain", "text/html"}, m.types)
-			assert.Equal(t, []string{c.Text, c.HTML}, m.parts)
+			assert.Equal(t, []string{"text/plain", "text/html"}, m.Types)
+			assert.Equal(t, []string{c.Text, c.HTML}, m.Parts)
 			for _, absent := range []string{"Bcc", "Cc", "Reply-To", "X-Mailer", "User-Agent"} {
-				assert.Empty(t, m.header.Get(absent), absent)
+				assert.Empty(t, m.Header.Get(absent), absent)
 			}
-			for octets := range strings.SplitSeq(got.raw, "\r\n") {
+			for octets := range strings.SplitSeq(got.Raw, "\r\n") {
 				assert.LessOrEqual(t, len(octets), 998)
 				assert.True(t, ascii(octets), octets)
 			}
@@ -65,83 +63,44 @@ func TestSendDelivers(t *testing.T) {
 	}
 }
 
-// parsed is a message as a mail program reads it.
-type parsed struct {
-	header       mail.Header
-	subject      string
-	from, to     []*mail.Address
-	types, parts []string
-}
-
-func parse(t *testing.T, raw string) parsed {
-	t.Helper()
-	m, err := mail.ReadMessage(strings.NewReader(raw))
-	require.NoError(t, err)
-	p := parsed{header: m.Header}
-	p.subject, err = new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject"))
-	require.NoError(t, err)
-	p.from, err = m.Header.AddressList("From")
-	require.NoError(t, err)
-	p.to, err = m.Header.AddressList("To")
-	require.NoError(t, err)
-	kind, parameters, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
-	require.NoError(t, err)
-	require.Equal(t, "multipart/alternative", kind)
-	reader := multipart.NewReader(m.Body, parameters["boundary"])
-	for {
-		part, err := reader.NextPart() // undoes quoted-printable
-		if errors.Is(err, io.EOF) {
-			return p
-		}
-		require.NoError(t, err)
-		kind, parameters, err := mime.ParseMediaType(part.Header.Get("Content-Type"))
-		require.NoError(t, err)
-		require.Equal(t, "UTF-8", parameters["charset"])
-		text, err := io.ReadAll(part)
-		require.NoError(t, err)
-		p.types = append(p.types, kind)
-		p.parts = append(p.parts, strings.ReplaceAll(string(text), "\r\n", "\n"))
-	}
-}
-
 func TestSendKeepsTheConnectionPrivate(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		conduct
-		client func(*Server)
-		want   string // of the error; empty: delivered
-		secure bool
+		conduct mailserver.Conduct
+		client  func(*Server)
+		want    string // of the error; empty: delivered
+		secure  bool
 	}{
 		"STARTTLS":                 {secure: true},
-		"implicit":                 {conduct: conduct{tls: Implicit}, secure: true},
-		"none, asked for":          {conduct: conduct{tls: None}},
-		"STARTTLS not offered":     {conduct: conduct{noStartTLS: true}, want: "smtp: TLS: the server offers no STARTTLS, which is required; nothing was sent"},
-		"another's name":           {conduct: conduct{certName: "other.example"}, want: "smtp: TLS: tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1"},
-		"another's name, implicit": {conduct: conduct{tls: Implicit, certName: "other.example"}, want: "smtp: TLS: tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1"},
+		"implicit":                 {conduct: mailserver.Conduct{TLS: mailserver.Implicit}, secure: true},
+		"none, asked for":          {conduct: mailserver.Conduct{TLS: mailserver.None}},
+		"STARTTLS not offered":     {conduct: mailserver.Conduct{TLS: mailserver.None}, client: func(s *Server) { s.TLS = StartTLS }, want: "smtp: TLS: the server offers no STARTTLS, which is required; nothing was sent"},
+		"another's name":           {conduct: mailserver.Conduct{CertName: "other.example"}, want: "smtp: TLS: tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1"},
+		"another's name, implicit": {conduct: mailserver.Conduct{TLS: mailserver.Implicit, CertName: "other.example"}, want: "smtp: TLS: tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1"},
 		"unknown authority":        {client: func(s *Server) { s.RootCAs = x509.NewCertPool() }, want: "smtp: TLS: tls: failed to verify certificate: x509: certificate signed by unknown authority"},
-		"TLS where none is spoken": {conduct: conduct{tls: None}, client: func(s *Server) { s.TLS = Implicit }, want: "smtp: TLS: tls: first record does not look like a TLS handshake"},
+		"TLS where none is spoken": {conduct: mailserver.Conduct{TLS: mailserver.None}, client: func(s *Server) { s.TLS = Implicit }, want: "smtp: TLS: tls: first record does not look like a TLS handshake"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test.mechanisms = []string{"PLAIN"}
-			s := startSite(t, test.conduct)
+			test.conduct.Mechanisms = []string{"PLAIN"}
+			s, m := startSite(t, test.conduct)
 			if test.client != nil {
-				test.client(&s.Server)
+				test.client(&s)
 			}
 			s.Username, s.Password = rightUser, rightPassword
 			c, _ := Compose(someFacts(), nil)
-			err := Send(t.Context(), s.Server, c)
+			err := Send(t.Context(), s, c)
 			if test.want != "" {
 				require.ErrorContains(t, err, test.want)
 				require.False(t, Permanent(err))
-				s.none(t)
+				require.Empty(t, m.Messages())
 				return
 			}
 			require.NoError(t, err)
-			got := <-s.received
-			require.Equal(t, test.secure, got.secure)
-			require.Equal(t, rightUser, got.user)
+			got := m.Next(t)
+			require.Equal(t, test.secure, got.Secure)
+			require.Equal(t, rightUser, got.User)
 		})
 	}
 }
@@ -184,16 +143,16 @@ func TestSendLogsIn(t *testing.T) {
 		"none that it speaks": {nil, rightUser, rightPassword, "smtp: AUTH: the server offers none of"},
 	}
 	for name, test := range tests {
-		for _, mode := range []TLS{StartTLS, Implicit, None} {
-			t.Run(name+" "+(Server{TLS: mode}).String(), func(t *testing.T) {
+		for _, mode := range []mailserver.TLS{mailserver.StartTLS, mailserver.Implicit, mailserver.None} {
+			t.Run(name+" "+[]string{"STARTTLS", "implicit", "none"}[mode], func(t *testing.T) {
 				t.Parallel()
-				s := startSite(t, conduct{tls: mode, mechanisms: test.mechanisms})
+				s, m := startSite(t, mailserver.Conduct{TLS: mode, Mechanisms: test.mechanisms})
 				s.Username, s.Password = test.user, test.password
 				c, _ := Compose(someFacts(), nil)
-				err := Send(t.Context(), s.Server, c)
+				err := Send(t.Context(), s, c)
 				if test.want == "" {
 					require.NoError(t, err)
-					require.Equal(t, test.user, (<-s.received).user)
+					require.Equal(t, test.user, m.Next(t).User)
 					return
 				}
 				require.ErrorContains(t, err, test.want)
@@ -201,7 +160,7 @@ func TestSendLogsIn(t *testing.T) {
 					require.NotContains(t, err.Error(), secret)
 				}
 				require.False(t, Permanent(err), "an account can be mended within the day")
-				s.none(t)
+				require.Empty(t, m.Messages())
 			})
 		}
 	}
@@ -209,80 +168,71 @@ func TestSendLogsIn(t *testing.T) {
 
 func TestSendIsRefused(t *testing.T) {
 	t.Parallel()
-	answer := func(code int, enhanced smtp.EnhancedCode, text string) error {
-		return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: text}
-	}
 	tests := map[string]struct {
-		conduct
+		conduct   mailserver.Conduct
 		want      string
 		permanent bool
 	}{
 		"mailbox unknown": {
-			conduct{rcpt: func(string) error { return answer(550, smtp.EnhancedCode{5, 1, 1}, "no such user") }},
+			mailserver.Conduct{Rcpt: mailserver.Refuse(550, [3]int{5, 1, 1}, "no such user")},
 			"smtp: RCPT: 550 5.1.1 no such user", true,
 		},
 		"an answer that repeats the address": {
-			conduct{rcpt: func(to string) error {
-				return answer(550, smtp.EnhancedCode{5, 1, 1}, "<"+strings.ToUpper(to)+"> unknown")
+			mailserver.Conduct{Rcpt: func(to string) error {
+				return mailserver.Refusal(550, [3]int{5, 1, 1}, "<"+strings.ToUpper(to)+"> unknown")
 			}},
 			"smtp: RCPT: 550 5.1.1", true,
 		},
 		"an answer that has another's address": {
-			conduct{rcpt: func(string) error {
-				return answer(550, smtp.EnhancedCode{5, 1, 6}, "moved to <zoe.secret@other.example>\n(or so)")
+			mailserver.Conduct{Rcpt: func(string) error {
+				return mailserver.Refusal(550, [3]int{5, 1, 6}, "moved to <zoe.secret@other.example>\n(or so)")
 			}},
 			"smtp: RCPT: 550 5.1.6 moved to <<address>> (or so)", true,
 		},
 		"greylisted": {
-			conduct{rcpt: func(string) error { return answer(451, smtp.EnhancedCode{4, 7, 1}, "greylisted, try again") }},
+			mailserver.Conduct{Rcpt: mailserver.Refuse(451, [3]int{4, 7, 1}, "greylisted, try again")},
 			"smtp: RCPT: 451 4.7.1 greylisted, try again", false,
 		},
 		"no relay": {
-			conduct{rcpt: func(string) error { return answer(554, smtp.EnhancedCode{5, 7, 1}, "relay access denied") }},
+			mailserver.Conduct{Rcpt: mailserver.Refuse(554, [3]int{5, 7, 1}, "relay access denied")},
 			"smtp: RCPT: 554 5.7.1 relay access denied", false,
 		},
 		"our sender": {
-			conduct{mail: func(string) error { return answer(553, smtp.EnhancedCode{5, 7, 1}, "not your address") }},
+			mailserver.Conduct{Mail: mailserver.Refuse(553, [3]int{5, 7, 1}, "not your address")},
 			"smtp: MAIL: 553 5.7.1 not your address", false,
 		},
 		"the content": {
-			conduct{data: func() error { return answer(554, smtp.EnhancedCode{5, 7, 1}, "spam") }},
+			mailserver.Conduct{Data: func() error { return mailserver.Refusal(554, [3]int{5, 7, 1}, "spam") }},
 			"smtp: the end of DATA: 554 5.7.1 spam", true,
 		},
 		"the content, for now": {
-			conduct{data: func() error { return answer(452, smtp.EnhancedCode{4, 3, 1}, "disk full") }},
+			mailserver.Conduct{Data: func() error { return mailserver.Refusal(452, [3]int{4, 3, 1}, "disk full") }},
 			"smtp: the end of DATA: 452 4.3.1 disk full", false,
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startSite(t, test.conduct)
+			s, m := startSite(t, test.conduct)
 			c, _ := Compose(someFacts(), nil)
-			err := Send(t.Context(), s.Server, c)
+			err := Send(t.Context(), s, c)
 			require.EqualError(t, err, test.want)
 			require.Equal(t, test.permanent, Permanent(err))
-			s.none(t)
+			require.Empty(t, m.Messages())
 		})
 	}
 }
 
 func TestSendIsAcceptedAfterGreylisting(t *testing.T) {
 	t.Parallel()
-	tries := 0
-	s := startSite(t, conduct{rcpt: func(string) error {
-		if tries++; tries == 1 {
-			return &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 0}, Message: "greylisted"}
-		}
-		return nil
-	}})
+	s, m := startSite(t, mailserver.Conduct{Rcpt: mailserver.Greylist(1)})
 	c, _ := Compose(someFacts(), nil)
-	err := Send(t.Context(), s.Server, c)
-	require.EqualError(t, err, "smtp: RCPT: 450 4.2.0 greylisted")
+	err := Send(t.Context(), s, c)
+	require.EqualError(t, err, "smtp: RCPT: 451 4.7.1 greylisted, try again")
 	require.False(t, Permanent(err))
-	require.NoError(t, Send(t.Context(), s.Server, c))
-	require.Contains(t, (<-s.received).raw, c.ID)
-	s.none(t)
+	require.NoError(t, Send(t.Context(), s, c))
+	require.Contains(t, m.Next(t).Raw, c.ID)
+	require.Len(t, m.Messages(), 1)
 }
 
 func TestSendToAddresses(t *testing.T) {
@@ -305,21 +255,21 @@ func TestSendToAddresses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startSite(t, conduct{utf8: test.utf8})
+			s, m := startSite(t, mailserver.Conduct{UTF8: test.utf8})
 			f := someFacts()
 			f.To = test.to
 			c, _ := Compose(f, nil)
-			err := Send(t.Context(), s.Server, c)
+			err := Send(t.Context(), s, c)
 			if test.want != "" {
 				require.EqualError(t, err, test.want)
 				require.True(t, Permanent(err))
-				s.none(t)
+				require.Empty(t, m.Messages())
 				return
 			}
 			require.NoError(t, err)
-			got := <-s.received
-			require.Equal(t, strings.ReplaceAll(test.to, `"`, ""), strings.ReplaceAll(got.to, `"`, ""))
-			require.Equal(t, !ascii(test.to), got.utf8, "SMTPUTF8 is asked for where it is needed, and only there")
+			got := m.Next(t)
+			require.Equal(t, strings.ReplaceAll(test.to, `"`, ""), strings.ReplaceAll(got.To, `"`, ""))
+			require.Equal(t, !ascii(test.to), got.UTF8, "SMTPUTF8 is asked for where it is needed, and only there")
 		})
 	}
 }
@@ -514,13 +464,13 @@ func TestSendMakesHeadersFit(t *testing.T) {
 		strings.Repeat("a", 2000): strings.Repeat("a", maxName-1) + "…",
 		strings.Repeat("é", 2000): strings.Repeat("é", maxName-1) + "…",
 	} {
-		s := startSite(t, conduct{})
+		s, server := startSite(t, mailserver.Conduct{})
 		s.From = (&mail.Address{Name: in, Address: "alerts@platform.example"}).String()
-		require.NoError(t, Send(t.Context(), s.Server, Content{ID: "1", To: "ana@example.org", ToName: in, Subject: in, Text: "x", HTML: "<p>x"}))
-		m := parse(t, (<-s.received).raw)
-		require.Equal(t, want, m.to[0].Name)
-		require.Equal(t, want, m.from[0].Name)
-		require.Equal(t, oneLine(in, maxSubject), m.subject)
+		require.NoError(t, Send(t.Context(), s, Content{ID: "1", To: "ana@example.org", ToName: in, Subject: in, Text: "x", HTML: "<p>x"}))
+		m := mailserver.Read(t, server.Next(t).Raw)
+		require.Equal(t, want, m.To[0].Name)
+		require.Equal(t, want, m.From[0].Name)
+		require.Equal(t, oneLine(in, maxSubject), m.Subject)
 	}
 }
 

@@ -104,7 +104,7 @@ func parseFrom(from string) (*mail.Address, error) {
 func ParseURL(raw, from string) (Server, error) {
 	s, err := parseURL(raw)
 	if err != nil {
-		return Server{}, fmt.Errorf("TOKENALERT_SMTP_URL %w: allowed is smtp://user:password@host:587, smtps://user:password@host:465, or either without user and password; smtp:// takes ?tls=none; in a password write %%, /, ?, #, @, : and spaces percent-encoded", err)
+		return Server{}, err
 	}
 	if _, err := parseFrom(from); err != nil {
 		return Server{}, fmt.Errorf("TOKENALERT_EMAIL_FROM: %w", err)
@@ -113,7 +113,21 @@ func ParseURL(raw, from string) (Server, error) {
 	return s, nil
 }
 
+// CheckURL is ParseURL where the sender is not known.
+func CheckURL(raw string) error {
+	_, err := parseURL(raw)
+	return err
+}
+
 func parseURL(raw string) (Server, error) {
+	s, err := readURL(raw)
+	if err != nil {
+		return Server{}, fmt.Errorf("TOKENALERT_SMTP_URL %w: allowed is smtp://user:password@host:587, smtps://user:password@host:465, or either without user and password; smtp:// takes ?tls=none; in a password write %%, /, ?, #, @, : and spaces percent-encoded", err)
+	}
+	return s, nil
+}
+
+func readURL(raw string) (Server, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return Server{}, errors.New("is not a URL that can be read") // url.Error quotes it

@@ -62,22 +62,14 @@ func New(o Options) (*Client, error) { return newClient(o, nil) }
 // newClient takes a resolver for tests whose DNS lies; nil is the system's.
 func newClient(o Options, resolver *net.Resolver) (*Client, error) {
 	policy, err := parsePolicy(o.Allow)
-	to, urlErr := parseURL(o.URL)
+	to, urlErr := policy.endpoint(o.URL)
 	if err = errors.Join(err, urlErr); err != nil {
 		return nil, err
 	}
-	host := normal(to.Hostname())
-	switch {
-	case to.Scheme == "http" && !policy.allows(host):
-		return nil, fmt.Errorf("%s is http to %s; it must be https, or %s must hold that host", urlSetting, host, allowSetting)
-	case len(o.Secrets.signers) == 0:
+	if len(o.Secrets.signers) == 0 {
 		return nil, errors.New(secretSetting + " is not given; requests are not sent unsigned")
 	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		if err := policy.check(addr); err != nil {
-			return nil, fmt.Errorf("%s: %w", urlSetting, err)
-		}
-	}
+	host := normal(to.Hostname())
 	timeout := o.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -101,6 +93,39 @@ func newClient(o Options, resolver *net.Resolver) (*Client, error) {
 			},
 		},
 	}, nil
+}
+
+// CheckAllow says what is wrong with Options.Allow, and CheckURL with
+// Options.URL beside such a list, as New does.
+func CheckAllow(allow []string) error {
+	_, err := parsePolicy(allow)
+	return err
+}
+
+// CheckURL leaves out of allow what CheckAllow finds wrong.
+func CheckURL(text string, allow []string) error {
+	policy, _ := parsePolicy(allow)
+	_, err := policy.endpoint(text)
+	return err
+}
+
+// endpoint is a URL that may be posted to, as far as that can be said without
+// the DNS.
+func (p policy) endpoint(text string) (*url.URL, error) {
+	to, err := parseURL(text)
+	if err != nil {
+		return nil, err
+	}
+	host := normal(to.Hostname())
+	if to.Scheme == "http" && !p.allows(host) {
+		return nil, fmt.Errorf("%s is http to %s; it must be https, or %s must hold that host", urlSetting, host, allowSetting)
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if err := p.check(addr); err != nil {
+			return nil, fmt.Errorf("%s: %w", urlSetting, err)
+		}
+	}
+	return to, nil
 }
 
 // parseURL says nothing of path, query and user in its errors: they may be secret.
@@ -193,6 +218,9 @@ func (c *Client) Send(ctx context.Context, id string, at time.Time, body []byte)
 	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer)
 	return nil
 }
+
+// Host is where c sends to.
+func (c *Client) Host() string { return c.host }
 
 // Close gives back connections that are kept for later.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

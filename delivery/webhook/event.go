@@ -12,6 +12,7 @@ import (
 // added.
 const (
 	EventType    = "token_limit.alert"
+	TestType     = "token_limit.test" // by hand; nobody has reached anything
 	EventVersion = 1
 )
 
@@ -48,6 +49,13 @@ func NewEvent(at time.Time, alert Alert) Event {
 	alert.PeriodStart = alert.PeriodStart.UTC()
 	alert.PeriodEnd = alert.PeriodEnd.UTC()
 	return Event{Type: EventType, Version: EventVersion, Timestamp: at.UTC(), Data: alert}
+}
+
+// NewTest is an event that tells of nothing.
+func NewTest(at time.Time, alert Alert) Event {
+	event := NewEvent(at, alert)
+	event.Type = TestType
+	return event
 }
 
 // Tenths of a per cent are written with one decimal, exactly: 799 is 79.9.

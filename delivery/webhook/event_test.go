@@ -80,6 +80,9 @@ func TestEventIsOfItsSchema(t *testing.T) {
 		assert.NotEmpty(t, property.Description, name)
 	}
 
+	test := anEvent()
+	require.Empty(t, schema.faults("", value(t, encoded(t, NewTest(test.Timestamp, test.Data)))))
+
 	// The widest that the columns hold.
 	wide := anEvent()
 	wide.Data.TokensUsed, wide.Data.PercentUsed = math.MaxInt64, math.MaxInt64
@@ -93,7 +96,7 @@ func TestSchemaRefuses(t *testing.T) {
 	schema := readSchema(t)
 	body := string(encoded(t, anEvent()))
 	for _, c := range []struct{ old, replacement, fault string }{
-		{`"type":"token_limit.alert"`, `"type":"other"`, "type is not token_limit.alert"},
+		{`"type":"token_limit.alert"`, `"type":"other"`, "type is none of the enumeration"},
 		{`"version":1`, `"version":2`, "version is not 1"},
 		{`"version":1,`, ``, "lacks version"},
 		{`"threshold":90`, `"threshold":"90"`, "data.threshold is not a integer"},

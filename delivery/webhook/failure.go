@@ -23,6 +23,7 @@ const maxRetryAfter = time.Hour
 type failure struct {
 	host       string
 	reason     string
+	status     int // of the answer; 0 where there was none
 	permanent  bool
 	retryAfter time.Duration
 	given      error // what the context said, or nil
@@ -52,9 +53,29 @@ func RetryAfter(err error) (time.Duration, bool) {
 	return f.retryAfter, true
 }
 
+// Advice is what can be done about err, of Send, where the error does not say it.
+func Advice(err error) string {
+	f, ok := errors.AsType[*failure](err)
+	switch {
+	case !ok || f.permanent && f.status == 0:
+		return ""
+	case f.status == 0:
+		return "see that " + urlSetting + " has the right host and port, that a firewall lets this machine reach it, and that its certificate is by an authority that this machine trusts (SSL_CERT_FILE names others)"
+	case f.status == http.StatusUnauthorized, f.status == http.StatusForbidden:
+		return "see that the receiver verifies with the secret in " + secretSetting + ", and that both clocks are right"
+	case f.status == http.StatusNotFound, f.status == http.StatusMethodNotAllowed:
+		return "see that the path in " + urlSetting + " is where the receiver takes a POST"
+	case f.status == http.StatusGone:
+		return "so the receiver says that it wants no more"
+	case f.status >= 400:
+		return "the receiver's own log may say why"
+	}
+	return ""
+}
+
 // answered is the failure that an answer stands for, or nil.
 func answered(host string, status int, header http.Header) error {
-	f := &failure{host: host, reason: "it answered " + strconv.Itoa(status)}
+	f := &failure{host: host, status: status, reason: "it answered " + strconv.Itoa(status)}
 	switch {
 	case status >= 200 && status < 300:
 		return nil

@@ -40,11 +40,11 @@ func ParseSecrets(text string) (Secrets, error) {
 		key, err := base64.StdEncoding.Strict().DecodeString(encoded)
 		if !found || err != nil || len(key) < 24 || len(key) > 64 {
 			// Not even the decoder's error: it says how much of the secret is well formed.
-			return Secrets{}, fmt.Errorf("secret %d of %d in %s (not shown) must be %s and the padded base64 of 24 to 64 random bytes", i+1, len(fields), secretSetting, secretPrefix)
+			return Secrets{}, fmt.Errorf("%s: secret %d of %d (not shown) must be %s and the padded base64 of 24 to 64 random bytes", secretSetting, i+1, len(fields), secretPrefix)
 		}
 		signer, err := standardwebhooks.NewWebhookRaw(key)
 		if err != nil {
-			return Secrets{}, fmt.Errorf("secret %d of %d in %s (not shown) cannot sign", i+1, len(fields), secretSetting)
+			return Secrets{}, fmt.Errorf("%s: secret %d of %d (not shown) cannot sign", secretSetting, i+1, len(fields))
 		}
 		s.signers, keys = append(s.signers, signer), append(keys, key)
 	}
