@@ -129,6 +129,7 @@ var checks = []check{
 	{"lead", schema, examineLead},
 	{"bell", schema, examineBell},
 	{"lag", leader, examineLag},
+	{"deliveries", schema, examineDeliveries},
 }
 
 // Doctor looks at everything that can be wrong between the worker, the server
