@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -93,4 +94,15 @@ func TestTheDoctorSeesThatDeliveriesArrive(t *testing.T) {
 	replicaDelivers(s)
 	queued(s)
 	assert.Equal(t, "delivered, or about to be", examined(t, s.diagnose(pgtest.Runtime), "deliveries").Well)
+}
+
+// What is there is found by a role that is called as our schema, and so has it in
+// its search_path.
+func TestTheDoctorFindsNothingGoneByAnyPath(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	for _, path := range []string{"public", "tokenalert, public"} {
+		d := diagnose(t, s.db.URLAs(pgtest.Runtime)+"&search_path="+url.QueryEscape(path), "", doctorRequest(t))
+		assert.Empty(t, examined(t, d, "schema").Findings, path)
+	}
 }
