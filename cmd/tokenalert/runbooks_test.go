@@ -131,6 +131,7 @@ func metricsOfThePage(t *testing.T) []string {
 
 func assertIsACommand(t *testing.T, typed, page string) {
 	t.Helper()
+	typed, _, _ = strings.Cut(typed, " | ")
 	command, args, err := newRoot().Find(strings.Fields(strings.ReplaceAll(typed, `"$USER_ID"`, uuid.Nil.String())))
 	if err == nil {
 		err = command.ParseFlags(args)
