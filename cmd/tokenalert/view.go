@@ -151,5 +151,8 @@ func count(n int64, of string) string {
 	if n == 1 {
 		return "1 " + of
 	}
+	if stem, is := strings.CutSuffix(of, "y"); is {
+		return number(n) + " " + stem + "ies"
+	}
 	return number(n) + " " + of + "s"
 }
