@@ -110,11 +110,13 @@ func TestTheGrantInAnotherDatabase(t *testing.T) {
 		require.NoError(t, err, sql)
 	}
 	exec("CREATE ROLE " + role + " LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-	t.Cleanup(func() { _, _ = admin.Exec(context.WithoutCancel(t.Context()), "DROP OWNED BY "+role+"; DROP ROLE "+role) })
+	t.Cleanup(func() {
+		_, _ = admin.Exec(context.WithoutCancel(t.Context()), "DROP OWNED BY "+role+"; DROP ROLE "+role)
+	})
 
 	p := newPlatform(t)
 	user := p.user(1000)
-	w := p.leads("TOKENALERT_NOTIFICATIONS_URL="+other.URLAs(role))
+	w := p.leads("TOKENALERT_NOTIFICATIONS_URL=" + other.URLAs(role))
 	p.use(user, 850)
 	w.await(worker.EventDeliveryRetried, 1)
 	assert.Contains(t, w.stdout.String(), "permission denied for table notifications")

@@ -392,8 +392,9 @@ func TestQuestions(t *testing.T) {
 		"What has not arrived, and why?": func(t *testing.T, question string) {
 			answer := a.ask(log, question)
 			require.Len(t, answer, 1)
-			assert.Equal(t, p.rows(`SELECT 'delivery.failed', j.queue, a.user_id::text, 'webhook to <address>: it answered 410'
-				FROM tokenalert.river_job j JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE j.state = 'cancelled'`), [][]string{answer[0][1:]})
+			want := p.rows(`SELECT 'delivery.failed', j.queue, a.user_id::text, 'webhook to <address>: it answered 410'
+				FROM tokenalert.river_job j JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE j.state = 'cancelled'`)
+			assert.Equal(t, want, [][]string{answer[0][1:]})
 		},
 		"How long did deliveries take?": func(t *testing.T, question string) {
 			answer := a.ask(log, question)

@@ -113,7 +113,9 @@ func TestStatusShowsDeliveries(t *testing.T) {
 	p.use(ana, 950)
 	leader.await(worker.EventDeliveryRetried, 1)
 	leader.terminate()
-	jobs := func(set string) { p.exec("UPDATE tokenalert.river_job SET created_at = now() - interval '3 minutes', " + set) }
+	jobs := func(set string) {
+		p.exec("UPDATE tokenalert.river_job SET created_at = now() - interval '3 minutes', " + set)
+	}
 	for _, state := range []struct {
 		set, says string
 		want      store.Deliveries
