@@ -36,6 +36,7 @@ type database struct {
 	process  *child.Process // its worker; nil: none, or it is dead
 	log      string         // that the worker writes
 	logTicks bool           // every tick, for whoever has ticks
+	delivers bool           // by a webhook, in vain: nobody listens
 }
 
 func (db *database) hostURL() string { return db.server.URLAs(demo.HostRole, db.name) }

@@ -205,6 +205,10 @@ func (r *results) writeRest(b *strings.Builder) {
 				label, statements, memory = label+", leader", goalLeader, goalMemory
 			case following:
 				label, statements, memory, wal = label+", follower", goalFollower, goalMemory, "with the leader's"
+			case leading + delivering:
+				label, memory = label+", "+m.Replica, goalMemory
+			case following + delivering:
+				label, memory, wal = label+", "+m.Replica, goalMemory, "with the leader's"
 			}
 			cpu := hundredths(m.perMinute(m.CPUSeconds))
 			if m.Resident == 0 {

@@ -39,8 +39,9 @@ const (
 )
 
 const (
-	leading   = "leader"
-	following = "follower"
+	leading    = "leader"
+	following  = "follower"
+	delivering = ", delivering" // by one channel, with nothing to deliver
 )
 
 // secondRole is the follower's, so that the server's log tells the two apart.
@@ -138,13 +139,22 @@ func (r *rest) pair(ctx context.Context, db *database) error {
 		return err
 	}
 	second := &database{bench: db.bench, entry: entry{key: db.key, competitor: follower{}}, name: db.name, control: db.control}
-	err := second.start(ctx)
-	if err == nil {
-		err = r.measure(ctx, r.form.RestFor, replica{db, leading, demo.WorkerRole}, replica{second, following, secondRole})
+	for _, with := range []string{"", delivering} {
+		if with != "" { // the first leads by now
+			db.delivers, second.delivers = true, true
+			if err := db.start(ctx); err != nil {
+				return err
+			}
+		}
+		err := second.start(ctx)
+		if err == nil {
+			err = r.measure(ctx, r.form.RestFor, replica{db, leading + with, demo.WorkerRole}, replica{second, following + with, secondRole})
+		}
+		if err := errors.Join(err, second.stop(), db.stop()); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(err, second.stop(), db.stop()); err != nil {
-		return err
-	}
+	db.delivers = false
 	for range r.form.Starts {
 		took, err := timeStart(ctx, db)
 		if err != nil {

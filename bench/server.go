@@ -48,7 +48,7 @@ type bench struct {
 
 func newBench(ctx context.Context, o options, scratch string) (*bench, error) {
 	b := &bench{options: o, scratch: scratch, log: &serverLog{}, binary: filepath.Join(scratch, "tokenalert")}
-	if err := module.Build(ctx, b.binary, "-ldflags", "-s -w"); err != nil {
+	if err := module.Build(ctx, b.binary, "-tags", "nethttpomithttp2", "-ldflags", "-s -w"); err != nil {
 		return nil, err
 	}
 	var err error

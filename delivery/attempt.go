@@ -37,7 +37,7 @@ var errGone = errors.New("the alert is gone, with its user")
 // completes the job, a cancellation ends it, anything else has it tried again.
 func (w *attempts) Work(ctx context.Context, job *river.Job[store.Delivery]) error {
 	began := time.Now()
-	a, err := w.queue.Alert(ctx, job.Args.AlertID)
+	a, err := w.queue.Alert(ctx, job.Args)
 	switch {
 	case err == nil && a == nil:
 		return river.JobCancel(errGone) // nobody is left to be told: no failure
@@ -65,6 +65,9 @@ func (w *attempts) deliver(ctx context.Context, name string, a *store.ToldAlert)
 func (w *attempts) tell(job *river.Job[store.Delivery], a *store.ToldAlert, err error, began time.Time) error {
 	fields := []zap.Field{
 		zap.Stringer("alert", job.Args.AlertID), zap.String("channel", job.Args.Channel), zap.Int("attempt", job.Attempt),
+	}
+	if job.Args.Admin != nil {
+		fields = append(fields, zap.Stringer("admin", job.Args.Admin))
 	}
 	if a != nil {
 		fields = append(fields, zap.Stringer("user", a.UserID), zap.Int32("threshold", a.Threshold))

@@ -7,13 +7,14 @@ import (
 
 	"tokenalert/delivery/email"
 	"tokenalert/delivery/webhook"
+	"tokenalert/store"
 )
 
 // The channels, which are also the names of their queues.
 const (
-	Notification = "notification" // a copy, in another database
-	Email        = "email"
-	Webhook      = "webhook"
+	Notification = store.ChannelNotification
+	Email        = store.ChannelEmail
+	Webhook      = store.ChannelWebhook
 )
 
 // Names are all channels.

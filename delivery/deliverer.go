@@ -171,10 +171,17 @@ func (d *Deliverer) stopping(ctx context.Context) bool {
 // notice is what an alert says. Whatever it is made of stands in the alert's row,
 // so that it says the same whenever and wherever it is made.
 func notice(a *store.ToldAlert, zone *time.Location) worker.Notice {
-	return worker.Notice{
-		FullName: a.FullName, Language: a.Language, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+	n := worker.Notice{
+		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: zone,
 	}
+	if a.Admin != nil {
+		n.About, n.FullName, n.Language = &a.FullName, "", a.Admin.Language
+		if a.Admin.FullName != nil {
+			n.FullName = *a.Admin.FullName
+		}
+	}
+	return n
 }
 
 func isAbsolute(link string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"tokenalert/store"
+	"tokenalert/worker"
 )
 
 // inbox is another database, whose notifications the host's page shows.
@@ -15,9 +16,13 @@ type inbox struct {
 // deliver writes the notification that the alert's database has, with its id.
 func (c *inbox) deliver(ctx context.Context, a *store.ToldAlert) error {
 	m := c.Words.Render(notice(a, c.Zone))
-	err := c.store.CopyNotification(ctx, store.Notification{
+	n := store.Notification{
 		ID: a.NotificationID, OrganizationID: a.OrganizationID, UserID: a.UserID, Title: m.Title, Message: m.Body, Link: c.Channels.Link,
-	})
+	}
+	if a.Admin != nil {
+		n.ID, n.UserID = worker.AdminNotificationID(a.NotificationID, a.Admin.UserID), a.Admin.UserID
+	}
+	err := c.store.CopyNotification(ctx, n)
 	if store.IsData(err) {
 		return permanent(err)
 	}

@@ -32,7 +32,7 @@ type mailer struct {
 var errNoAddress = errors.New("the user has no e-mail address")
 
 func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
-	r, err := c.queue.Recipient(ctx, a.ID)
+	r, err := c.queue.Recipient(ctx, deliveryOf(a))
 	switch {
 	case err != nil:
 		return err
@@ -60,12 +60,32 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 		}
 		return err
 	}
+	if a.Admin != nil {
+		return nil // the alert's row says how its user was told
+	}
 	if err := c.queue.Emailed(ctx, a.ID); err != nil {
 		// It is delivered: no second one for a note.
 		c.Log.Warn("what the alert's row says of the e-mail was not written", worker.Event(worker.EventDeliveryQueue),
 			zap.String("reason", "alert_type"), zap.Error(err))
 	}
 	return nil
+}
+
+// deliveryOf is what the job of an e-mail says.
+func deliveryOf(a *store.ToldAlert) store.Delivery {
+	d := store.Delivery{AlertID: a.ID, Channel: Email}
+	if a.Admin != nil {
+		d.Admin = &a.Admin.UserID
+	}
+	return d
+}
+
+// messageID is the alert's id, and for an admin one that derives from it.
+func messageID(a *store.ToldAlert) string {
+	if a.Admin != nil {
+		return worker.AdminNotificationID(a.ID, a.Admin.UserID).String()
+	}
+	return a.ID.String()
 }
 
 // server is the organization's own, or else that of the settings.
@@ -93,7 +113,7 @@ func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
 	}
 	values := c.Words.Values(n)
 	content, unknown := email.Compose(email.Facts{
-		ID: a.ID.String(), To: r.Email, Language: string(c.Words.LanguageOf(n)), RecipientName: a.FullName, OrganizationName: r.OrganizationName,
+		ID: messageID(a), To: r.Email, Language: string(c.Words.LanguageOf(n)), RecipientName: n.FullName, OrganizationName: r.OrganizationName,
 		Title: values["title"], Body: values["message"], Link: c.Channels.link(), Values: values,
 	}, own)
 	if len(unknown) > 0 {

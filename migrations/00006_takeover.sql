@@ -169,6 +169,13 @@ BEGIN
             INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue, created_at)
             SELECT d.args, d.kind, d.max_attempts, d.queue, d.created_at FROM tokenalert_archive.deliveries d;
         END IF;
+        IF to_regclass('tokenalert_archive.policies') IS NOT NULL THEN -- 00007 takes them in
+            CREATE TABLE tokenalert.archived_policies AS SELECT * FROM tokenalert_archive.policies;
+            CREATE TABLE tokenalert.archived_policy_changes AS SELECT * FROM tokenalert_archive.policy_changes;
+        END IF;
+        IF to_regclass('tokenalert_archive.granted_readers') IS NOT NULL THEN
+            ALTER TABLE tokenalert_archive.granted_readers SET SCHEMA tokenalert; -- where 00007 finds it
+        END IF;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END
@@ -196,7 +203,7 @@ DROP TRIGGER IF EXISTS tokenalert_reset_day_changed ON users;
 DROP TRIGGER IF EXISTS tokenalert_limits_changed ON tokenalert.user_limits;
 
 -- Our history, kept where the next `up` finds it.
-CREATE SCHEMA tokenalert_archive;
+CREATE SCHEMA IF NOT EXISTS tokenalert_archive; -- 00007 has been here
 CREATE TABLE tokenalert_archive.token_limit_alerts AS SELECT * FROM token_limit_alerts;
 CREATE TABLE tokenalert_archive.usage_periods AS SELECT * FROM tokenalert.usage_periods;
 CREATE TABLE tokenalert_archive.settings AS SELECT * FROM tokenalert.settings;

@@ -19,6 +19,7 @@ type Decision struct {
 	UserID      uuid.UUID
 	PeriodStart time.Time
 	Marks       []int32
+	PolicySeen  int64 // under which this was decided; 0: as before
 	Alerts      []Alert
 }
 
@@ -39,6 +40,14 @@ type Alert struct {
 	Link           string
 	Newest         *time.Time
 	Channels       []string // by which it is delivered, besides the notification
+	Admins         []AdminNotice
+}
+
+// An AdminNotice tells an admin of somebody's alert. Its ID derives from the
+// alert's key and the admin's id.
+type AdminNotice struct {
+	ID, UserID  uuid.UUID
+	Title, Body string
 }
 
 // An Outcome says what became of an alert.
@@ -104,8 +113,8 @@ told AS (
 	RETURNING 1 -- reads no column, which the role may not
 ),
 marked AS (
-	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[]
-	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[]) AS m (user_id, period_start, marks)
+	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[], policy_seen = greatest(p.policy_seen, m.seen)
+	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[], $21::bigint[]) AS m (user_id, period_start, marks, seen)
 	WHERE p.user_id = m.user_id AND p.period_start = m.period_start
 	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked))
 ),
@@ -223,17 +232,41 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	return nil
 }
 
+// tellAdmins tells them of alerts of tick $6 that were inserted and are told.
+const tellAdmins = `
+INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
+SELECT w.id, a.organization_id, w.user_id, w.title, w.body, 'token_limit_alert', w.link
+FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $7::text[]) AS w (id, alert_id, user_id, title, body, link) OFFSET 0) w
+JOIN token_limit_alerts a ON a.id = w.alert_id AND a.tick_id = $6::bigint AND a.alert_sent`
+
+func queueAdmins(batch *pgx.Batch, tick int64, decisions []Decision) {
+	var ids, alerts, users []uuid.UUID
+	var titles, bodies, links []string
+	for _, d := range decisions {
+		for _, a := range d.Alerts {
+			for _, n := range a.Admins {
+				ids, alerts, users = append(ids, n.ID), append(alerts, a.ID), append(users, n.UserID)
+				titles, bodies, links = append(titles, n.Title), append(bodies, n.Body), append(links, a.Link)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		batch.Queue(tellAdmins, ids, alerts, users, titles, bodies, tick, links)
+	}
+}
+
 func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
+	defer queueAdmins(batch, result.ID, decisions)
 	var (
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time
 		thresholds                                 []int32
-		limits, used, tenths                       []int64
+		limits, used, tenths, seen                 []int64
 		reasons, titles, bodies, links, marks      []string
 	)
 	for _, d := range decisions {
 		markUsers, markStarts = append(markUsers, d.UserID), append(markStarts, d.PeriodStart)
-		marks = append(marks, arrayLiteral(d.Marks))
+		marks, seen = append(marks, arrayLiteral(d.Marks)), append(seen, d.PolicySeen)
 		for _, a := range d.Alerts {
 			ids, users, orgs = append(ids, a.ID), append(users, d.UserID), append(orgs, a.OrganizationID)
 			starts, ends = append(starts, d.PeriodStart), append(ends, a.PeriodEnd)
@@ -244,7 +277,7 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		}
 	}
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
-		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now).QueryRow(func(row pgx.Row) error {
+		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now, seen).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
 		if err := row.Scan(&inserted, &held, nil); err != nil {
 			if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {

@@ -21,22 +21,28 @@ type ToldAlert struct {
 	CreatedAt              time.Time // the tick's now
 	FullName               string
 	Language               *string
+	OrganizationLanguage   *string // for who has none
+	// Admin is who is told of it, nil where that is the user.
+	Admin *Admin
 }
 
 // Alert returns an alert that is to be delivered, nil where it is gone: its user
-// has been deleted.
-func (q *Queue) Alert(ctx context.Context, id uuid.UUID) (*ToldAlert, error) {
-	a := ToldAlert{ID: id}
+// has been deleted, or who is told of it is no admin any more.
+func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
+	a := ToldAlert{ID: d.AlertID}
 	var name *string
 	err := q.store.pool.QueryRow(ctx, `
 		SELECT a.user_id, a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
-		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200), left(u.language, 50)
+		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
+		       coalesce((SELECT p.language FROM tokenalert.policies p WHERE p.user_id = a.user_id), left(u.language, 50)),
+		       (SELECT p.language FROM tokenalert.policies p WHERE p.organization_id = a.organization_id),
+		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
 		FROM token_limit_alerts a, LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
-		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, id).
+		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
-			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language)
-	if errors.Is(err, pgx.ErrNoRows) {
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.Admin)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && d.Admin != nil && a.Admin == nil {
 		return nil, nil
 	}
 	if err != nil {
@@ -76,10 +82,10 @@ type MailTemplate struct {
 
 // Recipient returns whom the e-mail of an alert goes to, nil where the user is
 // gone. It answers only while a job delivers it.
-func (q *Queue) Recipient(ctx context.Context, alert uuid.UUID) (*Recipient, error) {
+func (q *Queue) Recipient(ctx context.Context, d Delivery) (*Recipient, error) {
 	var r Recipient
 	var email, organization *string
-	err := q.store.pool.QueryRow(ctx, `SELECT email, organization_name, server, template FROM tokenalert.recipient($1)`, alert).
+	err := q.store.pool.QueryRow(ctx, `SELECT email, organization_name, server, template FROM tokenalert.recipient($1, $2)`, d.AlertID, d.Admin).
 		Scan(&email, &organization, &r.Server, &r.Template)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -144,7 +150,8 @@ type DeliveryStatus struct {
 	AlertID    uuid.UUID  `json:"alert"`
 	Channel    string     `json:"channel"`
 	State      string     `json:"state"`
-	UserID     *uuid.UUID `json:"user"`      // nil: the alert is gone
+	UserID     *uuid.UUID `json:"user"`      // whose alert it is; nil: it is gone
+	Admin      *uuid.UUID `json:"admin"`     // who is told of it; nil: the user
 	Threshold  *int32     `json:"threshold"` // percent
 	Attempts   int        `json:"attempts"`
 	CreatedAt  time.Time  `json:"created_at"`
@@ -167,7 +174,7 @@ const deliveryState = `CASE j.state::text WHEN 'completed' THEN 'delivered' WHEN
 // Deliveries lists deliveries, the newest first, as long as River keeps them.
 func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryStatus, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT j.id, (j.args ->> 'alert_id')::uuid, j.queue, `+deliveryState+`, a.user_id, a.alert_threshold, j.attempt, j.created_at,
+		SELECT j.id, (j.args ->> 'alert_id')::uuid, j.queue, `+deliveryState+`, a.user_id, (j.args ->> 'admin')::uuid, a.alert_threshold, j.attempt, j.created_at,
 		       CASE WHEN j.finalized_at IS NULL AND j.state <> 'running' THEN j.scheduled_at END, j.finalized_at,
 		       coalesce(j.errors[cardinality(j.errors)] ->> 'error', '')
 		FROM tokenalert.river_job j LEFT JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid

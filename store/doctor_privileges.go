@@ -19,35 +19,49 @@ type role struct {
 // not be read, or is empty, it is the role that asks.
 func (e *examination) workers(ctx context.Context, tx pgx.Tx) ([]role, error) {
 	me := []role{{e.roleOID, e.roleName}}
-	seen, err := e.seesGranted(ctx, tx)
-	if err != nil || !seen {
+	if seen, err := sees(ctx, tx, "granted_roles"); err != nil || !seen {
 		return me, err
 	}
-	rows, err := tx.Query(ctx, "SELECT r.oid, r.rolname::text FROM tokenalert.granted_roles g JOIN pg_roles r ON r.rolname = g.role ORDER BY 2")
-	if err != nil {
-		return nil, err
-	}
-	roles, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (role, error) {
-		var r role
-		return r, row.Scan(&r.oid, &r.name)
-	})
+	roles, err := rolesIn(ctx, tx, "tokenalert.granted_roles")
 	if err != nil || len(roles) == 0 {
 		return me, err
 	}
 	return roles, nil
 }
 
-// seesGranted reports whether the list of roles that were given what `run` needs
-// is there and the role may read it. The runtime role may not.
-func (e *examination) seesGranted(ctx context.Context, tx pgx.Tx) (bool, error) {
+// sees reports whether a table of granted roles is there and the role may read
+// it. The runtime role may not.
+func sees(ctx context.Context, tx pgx.Tx, table string) (bool, error) {
 	var sees bool
 	err := tx.QueryRow(ctx, `
 		SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), false)
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tokenalert' AND c.relname = 'granted_roles'`).Scan(&sees)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tokenalert' AND c.relname = $1`, table).Scan(&sees)
 	if err != nil {
-		return false, fmt.Errorf("look for the granted roles: %w", err)
+		return false, fmt.Errorf("look for %s: %w", table, err)
 	}
 	return sees, nil
+}
+
+// examineReaders looks for privileges that a role lacks which was to read our
+// views, and returns whether it may see which roles these are.
+func examineReaders(ctx context.Context, tx pgx.Tx, x *Examined) (bool, error) {
+	if seen, err := sees(ctx, tx, "granted_readers"); err != nil || !seen {
+		return false, err
+	}
+	readers, err := rolesIn(ctx, tx, "tokenalert.granted_readers")
+	if err != nil {
+		return false, err
+	}
+	for _, r := range readers {
+		lacks, err := lacking(ctx, tx, r.oid, readNeeds())
+		if err != nil {
+			return false, err
+		}
+		if len(lacks) > 0 {
+			x.find(Warning, fmt.Sprintf("role %s cannot read usage and alerts: it lacks %s", r.name, some(lacks)), asOwner, grantReadCommand(r.name))
+		}
+	}
+	return true, nil
 }
 
 // workersAndMe are the roles that a worker runs as, and the one that asks.
@@ -94,28 +108,47 @@ func examineGrants(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 		return err
 	}
 	x.Well = "every role that was granted has what it needs"
-	seen, err := e.seesGranted(ctx, tx)
-	switch {
-	case err != nil:
-		return err
-	case !seen:
-		x.Well = "role " + e.role + " has what it needs"
-		x.find(Note, "role "+e.role+" does not see which other roles were granted, so only its own privileges were looked at",
-			"run the doctor as the owner of ai_usage_logs as well, or, as that owner:", "GRANT SELECT ON tokenalert.granted_roles TO "+e.role+";")
-		return nil
-	}
-	rows, err := tx.Query(ctx, "SELECT quote_ident(g.role), quote_literal(g.role) FROM tokenalert.granted_roles g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.role) ORDER BY 1")
+	seesReaders, err := examineReaders(ctx, tx, x)
 	if err != nil {
 		return err
 	}
-	var name, literal string
-	_, err = pgx.ForEachRow(rows, []any{&name, &literal}, func() error {
-		x.find(Note, "role "+name+", which was granted, does not exist in this cluster",
-			"create it and run `tokenalert migrate up`, which grants it again, or, as the owner of ai_usage_logs, forget it:",
-			"DELETE FROM tokenalert.granted_roles WHERE role = "+literal+";")
-		return nil
-	})
-	return err
+	seesWorkers, err := sees(ctx, tx, "granted_roles")
+	if err != nil {
+		return err
+	}
+	var seen []string
+	if seesReaders {
+		seen = append(seen, "tokenalert.granted_readers")
+	}
+	if seesWorkers {
+		seen = append(seen, "tokenalert.granted_roles")
+	} else {
+		x.Well = "role " + e.role + " has what it needs"
+		x.find(Note, "role "+e.role+" does not see which other roles were granted, so only its own privileges were looked at",
+			"run the doctor as the owner of ai_usage_logs as well, or, as that owner:", "GRANT SELECT ON tokenalert.granted_roles TO "+e.role+";")
+	}
+	return findUnknown(ctx, tx, x, seen)
+}
+
+// findUnknown looks for roles noted in tables of grants that are not there.
+func findUnknown(ctx context.Context, tx pgx.Tx, x *Examined, tables []string) error {
+	for _, table := range tables {
+		rows, err := tx.Query(ctx, "SELECT quote_ident(g.role), quote_literal(g.role) FROM "+table+" g WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.role) ORDER BY 1")
+		if err != nil {
+			return err
+		}
+		var name, literal string
+		_, err = pgx.ForEachRow(rows, []any{&name, &literal}, func() error {
+			x.find(Note, "role "+name+", which was granted, does not exist in this cluster",
+				"create it and run `tokenalert migrate up`, which grants it again, or, as the owner of ai_usage_logs, forget it:",
+				"DELETE FROM "+table+" WHERE role = "+literal+";")
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // examinePublic looks at what PUBLIC must have, and must not.

@@ -42,8 +42,8 @@ func examineSchema(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) 
 // findGone looks for objects of ours that somebody has dropped. A migration that
 // is noted as applied does not make them again.
 func findGone(ctx context.Context, tx pgx.Tx, x *Examined) error {
-	wanted := append([]string{"tokenalert.takeover", "tokenalert.granted_roles", "tokenalert.current_usage"}, notForPublic...)
-	for _, need := range runNeeds(hostNames{}) {
+	wanted := append([]string{"tokenalert.takeover", "tokenalert.granted_roles", "tokenalert.granted_readers"}, notForPublic...)
+	for _, need := range append(runNeeds(hostNames{}), readNeeds()...) {
 		if strings.HasPrefix(need.object, "tokenalert.") {
 			wanted = append(wanted, need.object)
 		}

@@ -164,6 +164,10 @@ const migrateUp = "tokenalert migrate up"
 
 func grantCommand(role string) string { return "tokenalert migrate grant " + shellWord(role) }
 
+func grantReadCommand(role string) string {
+	return "tokenalert migrate grant --read " + shellWord(role)
+}
+
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // shellWord quotes an argument for a POSIX shell, where that is needed.

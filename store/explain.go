@@ -20,7 +20,8 @@ type Account struct {
 	LimitIn        string     `json:"limit_in"`    // the column that holds it
 	ResetDay       int32      `json:"reset_day"`   // 1 to 31
 
-	Settings     *Settings `json:"settings"`      // in force; nil where no worker has ever led
+	Settings     *Settings `json:"settings"` // in force; nil where no worker has ever led
+	Policy       Policies  `json:"policy"`
 	Leader       *Leader   `json:"leader"`        // nil: nobody leads
 	Standby      bool      `json:"standby"`       // then who leads is not to be seen
 	OtherCluster bool      `json:"other_cluster"` // see ErrForeignChain
@@ -101,7 +102,7 @@ func (s *Store) Explain(ctx context.Context, user string) (Account, error) {
 		}
 		a.UserID = id
 		for _, look := range []func(context.Context, pgx.Tx) error{
-			a.readUser, a.readSettings, a.readLeader, a.readChain, a.readPeriods, a.readAlerts, a.readPending, a.readUsage,
+			a.readUser, a.readSettings, a.readPolicy, a.readLeader, a.readChain, a.readPeriods, a.readAlerts, a.readPending, a.readUsage,
 		} {
 			if err := look(ctx, tx); err != nil {
 				return err
@@ -133,6 +134,42 @@ func (a *Account) readSettings(ctx context.Context, tx pgx.Tx) error {
 	var err error
 	a.Settings, err = scanSettings(tx.QueryRow(ctx, settingsInForce))
 	return err
+}
+
+// readPolicy reads the policies that count for the user.
+func (a *Account) readPolicy(ctx context.Context, tx pgx.Tx) error {
+	var there bool // the schema may be older than this binary
+	err := tx.QueryRow(ctx, "SELECT to_regclass('tokenalert.policies') IS NOT NULL").Scan(&there)
+	if err == nil && there {
+		a.Policy, err = policiesOf(ctx, tx, &a.UserID, a.OrganizationID)
+	}
+	if err != nil {
+		return fmt.Errorf("read policies: %w", err)
+	}
+	return nil
+}
+
+// Thresholds are those that count for the user.
+func (a *Account) Thresholds() []int32 {
+	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
+		if p != nil && p.Thresholds != nil {
+			return p.Thresholds
+		}
+	}
+	return a.Settings.Thresholds
+}
+
+// MutedUntil is until when a policy mutes the user, nil where none does.
+func (a *Account) MutedUntil() *time.Time {
+	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
+		if p != nil && p.MutedUntil != nil {
+			if p.MutedUntil.After(a.Now) {
+				return p.MutedUntil
+			}
+			return nil
+		}
+	}
+	return nil
 }
 
 func (a *Account) readLeader(ctx context.Context, tx pgx.Tx) error {

@@ -67,14 +67,46 @@ const candidateColumns = `
 	        AND t.sent_at >= c.period_start AND t.sent_at < c.period_end
 	        AND t.period_start IS DISTINCT FROM c.period_start
 	        AND (t.period_start IS NULL OR t.period_start > c.period_start - interval '32 days')
-	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told`
+	        AND (t.token_limit IS NULL OR t.token_limit = a.token_limit)) AS told,
+	p.*`
 
-// accountOfCandidate looks up a, the account of c.
-const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a`
+// accountOfCandidate looks up a, the account of c, and p, the policies that count
+// for it. stale is the newest of them, where c was never decided under it, and
+// added what it and those before have gained since; a total that begins in this
+// tick is not seen here, and not stale. The user's own policy counts before that
+// of the organization.
+const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE a.user_id = c.user_id OFFSET 0) a, LATERAL (
+	SELECT coalesce(x.thresholds, x.organization_thresholds) AS thresholds,
+	       CASE WHEN greatest(x.version, x.organization_version) > x.seen THEN greatest(x.version, x.organization_version) END AS stale,
+	       ARRAY(SELECT unnest(x.added) WHERE x.version > x.seen
+	             UNION ALL SELECT unnest(x.organization_added) WHERE x.organization_version > x.seen AND x.thresholds IS NULL) AS added,
+	       x.language, x.organization_language, x.channels, x.muted, x.admins_from,
+	       CASE WHEN x.admins_from > 0 THEN (SELECT jsonb_agg(m) FROM tokenalert.admins(a.organization_id) m) END AS admins
+	FROM (
+		SELECT u.thresholds, u.version, u.added, u.language, o.thresholds AS organization_thresholds, o.version AS organization_version,
+		       o.added AS organization_added, o.language AS organization_language, coalesce(u.channels, o.channels) AS channels,
+		       coalesce(coalesce(u.muted_until, o.muted_until) > tokenalert.now(), false) AS muted,
+		       coalesce(u.admins_from, o.admins_from, 0) AS admins_from,
+		       CASE WHEN u.version IS NOT NULL OR o.version IS NOT NULL THEN ( -- read where there is a policy
+			       SELECT s.policy_seen FROM tokenalert.usage_periods s WHERE s.user_id = c.user_id AND s.period_start = c.period_start) END AS seen
+		FROM (SELECT) one
+		LEFT JOIN tokenalert.policies u ON u.user_id = c.user_id
+		LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
+		OFFSET 0
+	) x
+	OFFSET 0
+) p`
+
+// floor is the threshold ($4, percent) below which nobody needs a decision, or
+// the lowest of a policy.
+const floor = `least($4::integer, (SELECT thresholds[1] FROM tokenalert.policies WHERE thresholds IS NOT NULL ORDER BY thresholds[1] LIMIT 1))`
+
+// policySeen is the version that a total begins with.
+const policySeen = `(SELECT coalesce(max(version), 0) FROM tokenalert.policies)`
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest
-// threshold ($4, percent) and hold no mark that could clear.
-const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * $4::integer))`
+// threshold and hold no mark that could clear.
+const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * ` + floor + `))`
 
 // placing are the parameters of placeRows, in their order, and more.
 func (p *Periods) placing(more ...any) []any {

@@ -67,24 +67,45 @@ func runNeeds(host hostNames) []privilege {
 	may("table", "tokenalert.recounts", "SELECT", "INSERT", "DELETE")
 	may("table", "tokenalert.settings", "SELECT", "INSERT", "UPDATE")
 	may("table", "tokenalert.user_limits", "SELECT")
+	may("table", "tokenalert.policies", "SELECT")
 	may("table", "tokenalert.goose_db_version", "SELECT")
 	for _, table := range []string{"river_job", "river_leader", "river_queue"} {
 		may("table", "tokenalert."+table, "SELECT", "INSERT", "UPDATE", "DELETE")
 	}
 	may("sequence", "tokenalert.river_job_id_seq", "USAGE")
 	may("sequence", "tokenalert.doorbell", "SELECT", "UPDATE")
-	for _, function := range []string{
-		"accounts()", "lock_users(uuid[])", "now()", "recipient(uuid)", "emailed(uuid)",
-		"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
-		"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
+	for _, function := range append([]string{
+		"accounts()", "lock_users(uuid[])", "recipient(uuid, uuid)", "emailed(uuid)", "admins(uuid)",
 		"river_job_state_in_bitmask(bit, tokenalert.river_job_state)", // of an index
-	} {
+	}, timeFunctions...) {
 		may("function", "tokenalert."+function, "EXECUTE")
 	}
 	mayColumns("SELECT", host.usage, "user_id", "tokens_used", "created_at", "xact_id")
 	mayColumns("SELECT", host.users, host.userColumns...)
 	may("table", host.alerts, "SELECT", "INSERT")
 	mayColumns("INSERT", host.notifications, "id", "organization_id", "user_id", "title", "message", "notification_type", "link_url")
+	return needs
+}
+
+// timeFunctions call each other, with the rights of whoever calls.
+var timeFunctions = []string{
+	"now()",
+	"period_start(integer, text, timestamp with time zone)", "period_end(integer, text, timestamp with time zone)",
+	"reset_date(integer, timestamp without time zone)", "local_midnight(timestamp without time zone, text)",
+}
+
+// readNeeds is exactly what reading our views takes: what GrantRead gives, and
+// what the doctor looks for. A view reads tables as its owner, and calls
+// functions as whoever reads it (manual 41.5 "Rules and Privileges").
+func readNeeds() []privilege {
+	needs := []privilege{
+		{verbs: []string{"USAGE"}, class: "schema", object: "tokenalert"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_usage"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.alert_history"},
+	}
+	for _, function := range append([]string{"alert_columns(anyelement)"}, timeFunctions...) {
+		needs = append(needs, privilege{verbs: []string{"EXECUTE"}, class: "function", object: "tokenalert." + function})
+	}
 	return needs
 }
 
@@ -98,7 +119,8 @@ var forPublic = privilege{verbs: []string{"SELECT"}, class: "sequence", object: 
 // everybody may.
 var notForPublic = []string{
 	"tokenalert.accounts()", "tokenalert.host_privileges(name)", "tokenalert.lock_users(uuid[])",
-	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid)", "tokenalert.emailed(uuid)",
+	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid, uuid)", "tokenalert.emailed(uuid)", "tokenalert.admins(uuid)",
+	"tokenalert.policy_changes_begin()", "tokenalert.policy_changes_end()",
 }
 
 // lacking returns what a role lacks of needs, through whatever it would have it

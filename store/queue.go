@@ -23,9 +23,17 @@ const queuePoolSize = 4
 // Delivery are the arguments of a River job: an alert on its way by a channel,
 // which is also the name of its queue.
 type Delivery struct {
-	AlertID uuid.UUID `json:"alert_id"`
-	Channel string    `json:"channel"`
+	AlertID uuid.UUID  `json:"alert_id"`
+	Channel string     `json:"channel"`
+	Admin   *uuid.UUID `json:"admin,omitempty"` // who is told of it; nil: the user whose alert it is
 }
+
+// The channels.
+const (
+	ChannelNotification = "notification" // a copy, in another database
+	ChannelEmail        = "email"
+	ChannelWebhook      = "webhook"
+)
 
 // Kind is the job's kind.
 func (Delivery) Kind() string { return "delivery" }
@@ -42,8 +50,8 @@ const DeliveryAttempts = 1_000
 const insertDeliveries = `WITH
 jobs AS (
 	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
-	SELECT jsonb_build_object('alert_id', a.id, 'channel', w.channel), 'delivery', $4, w.channel
-	FROM (SELECT * FROM unnest($1::uuid[], $2::text[]) AS w (id, channel) OFFSET 0) w
+	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin)), 'delivery', $4, w.channel
+	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[]) AS w (id, channel, admin) OFFSET 0) w
 	JOIN token_limit_alerts a ON a.id = w.id AND a.tick_id = $3::bigint AND a.alert_sent
 	RETURNING queue
 )
@@ -53,15 +61,22 @@ FROM (SELECT DISTINCT queue FROM jobs) woken WHERE pg_notification_queue_usage()
 func queueDeliveries(batch *pgx.Batch, tick int64, decisions []Decision) {
 	var alerts []uuid.UUID
 	var channels []string
+	var admins []*uuid.UUID
 	for _, d := range decisions {
 		for _, a := range d.Alerts {
 			for _, channel := range a.Channels {
-				alerts, channels = append(alerts, a.ID), append(channels, channel)
+				alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, nil)
+				if channel == ChannelWebhook { // which tells of the user, and nobody
+					continue
+				}
+				for _, n := range a.Admins {
+					alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, &n.UserID)
+				}
 			}
 		}
 	}
 	if len(alerts) > 0 {
-		batch.Queue(insertDeliveries, alerts, channels, tick, DeliveryAttempts)
+		batch.Queue(insertDeliveries, alerts, channels, tick, DeliveryAttempts, admins)
 	}
 }
 

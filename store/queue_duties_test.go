@@ -3,9 +3,9 @@ package store_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
@@ -60,16 +60,17 @@ func (s *site) deliverOnce(ctx context.Context, role string) error {
 func (s *site) readAndEnd(ctx context.Context, role string, river riverdriver.Executor, args []byte) error {
 	queue := s.queue(role)
 	defer queue.Close()
-	alert := uuid.MustParse(ask[string](s, "SELECT $1::jsonb ->> 'alert_id'", string(args)))
-	told, err := queue.Alert(ctx, alert)
+	var job store.Delivery
+	require.NoError(s.t, json.Unmarshal(args, &job))
+	told, err := queue.Alert(ctx, job)
 	if err != nil {
 		return err
 	}
 	require.NotNil(s.t, told)
-	if _, err = queue.Recipient(ctx, alert); err != nil {
+	if _, err = queue.Recipient(ctx, job); err != nil {
 		return err
 	}
-	if err = queue.Emailed(ctx, alert); err != nil {
+	if err = queue.Emailed(ctx, job.AlertID); err != nil {
 		return err
 	}
 	if _, err = queue.Backlogs(ctx); err != nil {

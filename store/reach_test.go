@@ -182,13 +182,15 @@ func (s *site) requireSecretive(conn *pgx.Conn, role string) {
 }
 
 // TestWhatEverybodyMayDo: what of ours goes to PUBLIC is here on purpose. The
-// functions compute dates from their arguments, and need USAGE on the schema,
-// which nobody has.
+// functions compute from their arguments, and need USAGE on the schema, which
+// nobody has.
 func TestWhatEverybodyMayDo(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []host.Kind{host.CMSWithTrigger, host.LMS} {
 		s := migratedSite(t, kind)
 		assert.Equal(t, []string{
+			"EXECUTE ON tokenalert.alert_columns(anyelement)",
+			"EXECUTE ON tokenalert.are_thresholds(integer[])",
 			"EXECUTE ON tokenalert.local_midnight(timestamp without time zone,text)",
 			"EXECUTE ON tokenalert.now()",
 			"EXECUTE ON tokenalert.period_end(integer,text,timestamp with time zone)",

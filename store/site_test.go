@@ -135,6 +135,15 @@ func (s *site) runtime() *store.Store {
 	return st
 }
 
+// ownerStore is what a command of the owner works with.
+func (s *site) ownerStore() *store.Store {
+	s.t.Helper()
+	st, err := store.OpenFor("test", s.db.OwnerURL(), "")
+	require.NoError(s.t, err)
+	s.t.Cleanup(st.Close)
+	return st
+}
+
 // work runs a worker under the runtime role until everything that has committed
 // is counted and told, and stops it.
 func (s *site) work() {

@@ -58,6 +58,23 @@ type Candidate struct {
 	Marks          []int32
 	Told           []int32    // thresholds told within this period under another key
 	Newest         *time.Time // created_at of the newest row counted; nil for a recount
+
+	Thresholds []int32  // of a policy; nil: those of the settings
+	Added      []int32  // what policies have gained since the last decision
+	Stale      int64    // version of a policy under which there was no decision yet; 0: none
+	Channels   []string // of a policy; nil: all that are set up
+	Muted      bool
+	// OrganizationLanguage is for who has none.
+	OrganizationLanguage *string
+	AdminsFrom           int32 // lowest threshold of which the admins are told too; 0: none
+	Admins               []Admin
+}
+
+// An Admin is told of others in their organization.
+type Admin struct {
+	UserID   uuid.UUID `json:"user_id"`
+	FullName *string   `json:"full_name"`
+	Language *string   `json:"language"`
 }
 
 // Decide says what follows for the candidates of a tick at the instant now. It
@@ -263,14 +280,25 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 	var candidates []Candidate
 	var (
-		user, org    *uuid.UUID
-		name         *string
-		start, end   *time.Time
-		used, limit  *int64
-		marks, told  []int32
-		newest       *time.Time
-		language     *string
-		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told)
+		user, org   *uuid.UUID
+		name        *string
+		start, end  *time.Time
+		used, limit *int64
+		marks, told []int32
+		newest      *time.Time
+		language    *string
+		policy      struct {
+			thresholds, added []int32
+			stale             *int64
+			language, orgs    *string
+			channels          []string
+			muted             *bool
+			adminsFrom        *int32
+			admins            []Admin
+		}
+		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told,
+			&policy.thresholds, &policy.stale, &policy.added, &policy.language, &policy.orgs, &policy.channels, &policy.muted,
+			&policy.adminsFrom, &policy.admins)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
 		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
@@ -279,6 +307,14 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 		c := Candidate{
 			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
+			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
+			AdminsFrom: *policy.adminsFrom, Admins: policy.admins,
+		}
+		if policy.stale != nil {
+			c.Stale = *policy.stale
+		}
+		if policy.language != nil {
+			c.Language = policy.language
 		}
 		if name != nil {
 			c.FullName = *name

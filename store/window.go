@@ -109,14 +109,14 @@ fence AS (
 	RETURNING id
 ),
 counted AS ( -- late rows of a period that ended without totals: all of it
-	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
 	SELECT d.user_id, d.period_start, d.period_end,
 	       CASE WHEN d.period_end <= here.at AND NOT EXISTS (
 	                SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
 	            THEN (SELECT sum(u.tokens_used) FROM ai_usage_logs u
 	                  WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
 	                    AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot)))
-	            ELSE d.amount END, fence.id
+	            ELSE d.amount END, fence.id, ` + policySeen + `
 	FROM fence, here, target, placed d
 	ON CONFLICT (user_id, period_start) DO UPDATE
 		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
@@ -135,7 +135,7 @@ worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again 
 			SELECT user_id, period_start, NULL, NULL, NULL, newest, token_limit FROM placed, fence
 		) both_sides
 		GROUP BY 1, 2
-		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= max(token_limit)::numeric * $4::integer)
+		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= max(token_limit)::numeric * ` + floor + `)
 	) c
 ),
 undecided AS ( -- more than a tick looks at
@@ -178,8 +178,8 @@ fence AS (
 	RETURNING id
 ),
 counted AS (
-	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
-	SELECT d.user_id, d.period_start, d.period_end, d.amount, fence.id
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
+	SELECT d.user_id, d.period_start, d.period_end, d.amount, fence.id, ` + policySeen + `
 	FROM fence, placed d WHERE d.period_start >= d.since
 	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
@@ -216,7 +216,7 @@ LEFT JOIN last ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (SELECT *, NULL::timestamptz AS newest FROM counted UNION ALL SELECT *, NULL FROM emptied) c
-	JOIN tokenalert.accounts() a ON a.user_id = c.user_id
+	, ` + accountOfCandidate + `
 	WHERE ` + worthDeciding + `
 ) s ON true`
 
@@ -253,8 +253,8 @@ fresh AS ( -- amount tells a count (1) from a decision (0)
 	SELECT taken.user_id, here.at, max(counts::integer) FROM taken, here GROUP BY 1, 2
 ),` + placeRows + `,
 counted AS (
-	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id)
-	SELECT d.user_id, d.period_start, d.period_end, l.tokens, tick.id
+	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
+	SELECT d.user_id, d.period_start, d.period_end, l.tokens, tick.id, ` + policySeen + `
 	FROM tick, placed d, LATERAL (
 		SELECT coalesce(sum(u.tokens_used), 0) AS tokens FROM ai_usage_logs u
 		WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end

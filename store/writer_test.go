@@ -89,9 +89,10 @@ func TestFunctionsThatRunAsTheOwner(t *testing.T) {
 	for _, kind := range []host.Kind{host.CMSWithTrigger, host.LMS} {
 		s := migratedSite(t, kind)
 		assert.Equal(t, []string{
+			"tokenalert.admins(uuid) {\"search_path=pg_catalog, pg_temp\"} host_owner, tokenalert_runtime",
 			"tokenalert.emailed(uuid) {\"search_path=pg_catalog, pg_temp\"} host_owner, tokenalert_runtime",
 			"tokenalert.lock_users(uuid[]) {\"search_path=pg_catalog, pg_temp\"} host_owner, tokenalert_runtime",
-			"tokenalert.recipient(uuid) {\"search_path=pg_catalog, pg_temp\"} host_owner, tokenalert_runtime",
+			"tokenalert.recipient(uuid,uuid) {\"search_path=pg_catalog, pg_temp\"} host_owner, tokenalert_runtime",
 			"tokenalert.record_correction() {\"search_path=pg_catalog, pg_temp\"} host_owner",
 			"tokenalert.ring() {\"search_path=pg_catalog, pg_temp\"} host_owner",
 		}, s.list(`

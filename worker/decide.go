@@ -24,6 +24,7 @@ const (
 	ReasonThresholdAdded Reason = "threshold_added" // the settings gained it while the user stood above
 	ReasonCarriedOver    Reason = "carried_over"    // told in this period under another key
 	ReasonBackfill       Reason = "backfill"        // stood above it at the first start, not to be told
+	ReasonMuted          Reason = "muted"           // by a policy
 	ReasonAlreadyTold    Reason = "already_told"    // told for the same limit and period before
 )
 
@@ -65,19 +66,23 @@ func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.
 	slices.Sort(marks)
 	marks = slices.DeleteFunc(marks, func(m int32) bool { return left(c.TokensUsed, c.TokenLimit, m) })
 	cleared := len(marks) != len(c.Marks)
-	for _, threshold := range r.thresholds {
+	thresholds := r.thresholds
+	if c.Thresholds != nil {
+		thresholds = c.Thresholds
+	}
+	for _, threshold := range thresholds {
 		if reached(c.TokensUsed, c.TokenLimit, threshold) && !slices.Contains(marks, threshold) {
 			crossed = append(crossed, threshold)
 		}
 	}
-	if len(crossed) == 0 && !cleared {
+	if len(crossed) == 0 && !cleared && c.Stale == 0 {
 		return store.Decision{}, false
 	}
 	highestMark := int32(0)
 	if len(marks) > 0 {
 		highestMark = marks[len(marks)-1]
 	}
-	decision := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(marks, crossed...)}
+	decision := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(marks, crossed...), PolicySeen: c.Stale}
 	slices.Sort(decision.Marks)
 	if !now.Before(c.PeriodEnd) && kind != store.Window {
 		// A full count meets periods that ended long before it: nothing was
@@ -105,8 +110,10 @@ func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, thresho
 		return ReasonBackfill
 	case slices.Contains(c.Told, threshold):
 		return ReasonCarriedOver
-	case slices.Contains(r.added, threshold):
+	case c.Thresholds == nil && slices.Contains(r.added, threshold), slices.Contains(c.Added, threshold):
 		return ReasonThresholdAdded
+	case c.Muted:
+		return ReasonMuted
 	}
 	return ReasonNone
 }
@@ -128,13 +135,57 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 	}
 	if reason == ReasonNone {
 		m := r.words.Render(Notice{
-			FullName: c.FullName, Language: c.Language, Threshold: int(threshold), TokensUsed: c.TokensUsed,
+			FullName: c.FullName, Language: c.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold), TokensUsed: c.TokensUsed,
 			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
 		})
 		a.Title, a.Body = m.Title, m.Body
-		a.Channels = r.channels
+		a.Channels = r.channelsFor(c)
+		if c.AdminsFrom > 0 && threshold >= c.AdminsFrom {
+			a.Admins = r.adminNotices(now, c, threshold, a.NotificationID)
+		}
 	}
 	return a
+}
+
+// adminNotices tell the admins of the organization, but for the one who is the
+// user.
+func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, notification uuid.UUID) []store.AdminNotice {
+	var notices []store.AdminNotice
+	for _, admin := range c.Admins {
+		if admin.UserID == c.UserID {
+			continue
+		}
+		n := Notice{
+			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold),
+			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zone,
+		}
+		if admin.FullName != nil {
+			n.FullName = *admin.FullName
+		}
+		m := r.words.Render(n)
+		notices = append(notices, store.AdminNotice{
+			ID: AdminNotificationID(notification, admin.UserID), UserID: admin.UserID, Title: m.Title, Body: m.Body,
+		})
+	}
+	return notices
+}
+
+// AdminNotificationID is the id of what tells an admin of that which something
+// else, with an id of its own, tells the user.
+func AdminNotificationID(users, admin uuid.UUID) uuid.UUID { return uuid.NewSHA1(users, admin[:]) }
+
+// channelsFor are the channels that are set up, as far as a policy has them.
+func (r rules) channelsFor(c store.Candidate) []string {
+	if c.Channels == nil {
+		return r.channels
+	}
+	var channels []string
+	for _, channel := range r.channels {
+		if slices.Contains(c.Channels, channel) {
+			channels = append(channels, channel)
+		}
+	}
+	return channels
 }
 
 // The name spaces of the UUIDs (RFC 9562, 5.5) derived from an alert's key.

@@ -156,9 +156,9 @@ var Events = []EventDoc{
 	{EventAlertSuppressed, levelInfo, "A user stands at or above a threshold and was not told, for `reason`: `superseded` (a higher threshold was told), `period_closed` (committed after its period had ended), `threshold_added` (the user already stood above a threshold that the settings gained), `carried_over` (reset day, zone or organization changed, and the user was told in the overlapping period), `backfill` (first start with `TOKENALERT_BACKFILL=record`), `muted`, `already_told` (under the same limit in the same period). Never suppressed from the log.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from", "reason"}},
 
 	{EventDeliveryStarted, levelInfo, "This worker takes deliveries from the queue, by these channels.", []string{"channels"}},
-	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "threshold", "attempt", "delivery_ms", "duration_ms"}},
-	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "threshold", "attempt", "error", "retry_at"}},
-	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "threshold", "attempt", "error"}},
+	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "delivery_ms", "duration_ms"}},
+	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error", "retry_at"}},
+	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error"}},
 	{EventDeliveryQueue, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "The queue of deliveries met an error, mostly with the database, and goes on by itself. What waits in it is not lost.", []string{"reason", "error", "retry_ms"}},
 
 	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
@@ -191,6 +191,7 @@ type FieldDoc struct{ Name, Meaning string }
 // EventFields is every field that an event may carry, by name.
 var EventFields = []FieldDoc{
 	{"actual", "tokens that the rows add up to"},
+	{"admin", "id of the admin who is told of the user's alert; without it, the user is"},
 	{"after", "the value that is in force now"},
 	{"alert", "id of the alert, which is also that of the delivery"},
 	{"alerts", "alerts written, whether told or not"},

@@ -25,7 +25,7 @@ const (
 // A ThresholdVerdict says what became of one threshold, and why.
 type ThresholdVerdict struct {
 	Threshold int32          `json:"threshold"` // percent
-	InForce   bool           `json:"in_force"`  // among the settings' thresholds
+	InForce   bool           `json:"in_force"`  // among those of the settings, or of a policy
 	State     ThresholdState `json:"state"`
 	Reason    Reason         `json:"reason,omitempty"`
 	At        *time.Time     `json:"at,omitempty"`             // when it was told or recorded
@@ -74,7 +74,7 @@ func (v view) limit() int64 {
 
 // thresholds are those in force, and those that alerts of the period are about.
 func (v view) thresholds(p *store.AccountPeriod) []int32 {
-	thresholds := slices.Clone(v.Settings.Thresholds)
+	thresholds := slices.Clone(v.Thresholds())
 	for _, al := range v.Alerts {
 		if of(al, p) {
 			thresholds = append(thresholds, al.Threshold)
@@ -113,7 +113,7 @@ func (v view) alert(p *store.AccountPeriod, threshold int32) (same, other *store
 // current judges a threshold of the current period.
 func (v view) current(threshold int32) ThresholdVerdict {
 	used, limit := v.Current.TokensUsed, v.limit()
-	verdict := ThresholdVerdict{Threshold: threshold, InForce: slices.Contains(v.Settings.Thresholds, threshold)}
+	verdict := ThresholdVerdict{Threshold: threshold, InForce: slices.Contains(v.Thresholds(), threshold)}
 	same, other := v.alert(v.Current, threshold)
 	marked := slices.Contains(v.Current.Marks, threshold)
 	switch {
@@ -148,7 +148,7 @@ func (v view) current(threshold int32) ThresholdVerdict {
 		}
 	}
 	if !verdict.InForce {
-		verdict.Sentence += "; the settings in force no longer have this threshold"
+		verdict.Sentence += "; it is no longer among the thresholds in force"
 	}
 	return verdict
 }
@@ -156,7 +156,7 @@ func (v view) current(threshold int32) ThresholdVerdict {
 // previous judges a threshold of the period that has ended, whose limit may
 // have been another.
 func (v view) previous(threshold int32) ThresholdVerdict {
-	verdict := ThresholdVerdict{Threshold: threshold, InForce: slices.Contains(v.Settings.Thresholds, threshold)}
+	verdict := ThresholdVerdict{Threshold: threshold, InForce: slices.Contains(v.Thresholds(), threshold)}
 	same, other := v.alert(v.Previous, threshold)
 	if same == nil || other != nil && other.Sent && !same.Sent {
 		same = other

@@ -74,7 +74,7 @@ func TestExplainAnswers(t *testing.T) {
 		{"told", account(850, 1000, marked(80), alertOf(80, "")), "Ana Pérez was told of 80 % on 2026-05-15 11:00:00 UTC; the next threshold is 90 %, 50 tokens away."},
 		{"told of the last", account(1000, 1000, marked(100), alertOf(100, "")), "Ana Pérez was told of 100 % on 2026-05-15 11:00:00 UTC; 90 % is reached, and not yet decided: nothing that waits says why (was a trigger switched off when the limit changed?); the user's next row of usage decides it."},
 		{"told of all", account(1000, 1000, alertOf(80, ReasonSuperseded), alertOf(90, ReasonSuperseded), alertOf(100, "")), "Ana Pérez was told of 100 % on 2026-05-15 11:00:00 UTC; there is no further threshold."},
-		{"muted", account(850, 1000, alertOf(80, "muted")), "Ana Pérez was not told of 80 %: it is muted; the next threshold is 90 %, 50 tokens away."},
+		{"muted", account(850, 1000, alertOf(80, "muted")), "Ana Pérez was not told of 80 %: a policy mutes it; the next threshold is 90 %, 50 tokens away."},
 		{"a reason of tomorrow", account(850, 1000, alertOf(80, "asleep")), "Ana Pérez was not told of 80 %: asleep; the next threshold is 90 %, 50 tokens away."},
 		{"a name that is none", account(0, 1000, func(a *store.Account) { a.FullName = "\u200b\t" }), "User 11111111-2222-4333-8444-555555555555 was told of nothing in this period: 0 of 1,000 tokens are 0.0 %; the next threshold is 80 %, 800 tokens away."},
 		{"a name that would paint", account(0, 0, func(a *store.Account) { a.FullName = "Ana\x1b[31m" }), "Ana [31m is told of nothing; there is no limit (users.monthly_token_limit is 0)."},
@@ -118,7 +118,7 @@ func TestExplainReasons(t *testing.T) {
 		"superseded by an earlier tick's": {[]func(*store.Account){alertOf(80, ReasonSuperseded), alertOf(100, "", otherTick)}, at + "a higher threshold was told instead, or had been dealt with"},
 		"superseded by one untold":        {[]func(*store.Account){alertOf(80, ReasonSuperseded), alertOf(90, ReasonBackfill)}, at + "a higher threshold was told instead, or had been dealt with"},
 		"period closed":                   {[]func(*store.Account){alertOf(80, ReasonPeriodClosed)}, at + "what reached it was counted when the period had ended"},
-		"threshold added":                 {[]func(*store.Account){alertOf(80, ReasonThresholdAdded)}, at + "the settings gained this threshold while usage stood above it already"},
+		"threshold added":                 {[]func(*store.Account){alertOf(80, ReasonThresholdAdded)}, at + "the settings, or a policy, gained this threshold while usage stood above it already"},
 		"carried over from the host":      {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", host)}, at + "the host itself had told it on 2026-05-15 11:00:00 UTC"},
 		"carried over from another day":   {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", april)}, at + "it had been told on 2026-05-15 11:00:00 UTC, before the reset day or the zone changed"},
 		"carried over from what is gone":  {[]func(*store.Account){alertOf(80, ReasonCarriedOver), alertOf(80, "", aprilsHost)}, at + "it had been told within this period already, before the reset day, the zone or the worker changed"},
@@ -130,8 +130,8 @@ func TestExplainReasons(t *testing.T) {
 		})
 	}
 	// Every reason that a row may hold has words.
-	for _, r := range []Reason{ReasonSuperseded, ReasonPeriodClosed, ReasonThresholdAdded, ReasonCarriedOver, ReasonBackfill, ReasonAlreadyTold, "muted", ReasonNone} {
-		assert.NotEqual(t, string(r), reasonWords(r))
+	for _, r := range []Reason{ReasonSuperseded, ReasonPeriodClosed, ReasonThresholdAdded, ReasonCarriedOver, ReasonBackfill, ReasonAlreadyTold, ReasonMuted, ReasonNone} {
+		assert.NotEqual(t, string(r), r.Words())
 	}
 }
 

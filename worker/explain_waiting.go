@@ -56,6 +56,9 @@ func (v view) notes(verdicts []ThresholdVerdict) []string {
 	if v.Settings != nil && v.LastTick == nil {
 		note("The chain of ticks is empty: the next tick counts everything.")
 	}
+	if until := v.MutedUntil(); until != nil {
+		note("A policy mutes this user until %s: until then crossings are recorded, and not told.", clock(*until))
+	}
 	if v.differs() {
 		note("The total is %s, and the rows that are counted add up to %s; `tokenalert reconcile` looks at all totals.",
 			number(v.Current.TokensUsed), number(*v.Current.RowsAddUpTo))

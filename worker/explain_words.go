@@ -94,25 +94,26 @@ func (t *ThresholdVerdict) why() string {
 	if t.State == StateMarked {
 		return t.Sentence
 	}
-	return reasonWords(t.Reason)
+	return t.Reason.Words()
 }
 
-func reasonWords(r Reason) string {
+// Words is the reason for people.
+func (r Reason) Words() string {
 	switch r {
 	case ReasonSuperseded:
 		return "a higher threshold was told instead, or had been dealt with"
 	case ReasonPeriodClosed:
 		return "what reached it was counted when the period had ended"
 	case ReasonThresholdAdded:
-		return "the settings gained this threshold while usage stood above it already"
+		return "the settings, or a policy, gained this threshold while usage stood above it already"
 	case ReasonCarriedOver:
 		return "it had been told within this period already, before the reset day, the zone or the worker changed"
 	case ReasonBackfill:
 		return "usage stood above it at the very first count, and TOKENALERT_BACKFILL was record"
 	case ReasonAlreadyTold:
 		return "it had been told under the same limit in the same period"
-	case "muted":
-		return "it is muted"
+	case ReasonMuted:
+		return "a policy mutes it"
 	case ReasonNone:
 		return "the host recorded it without telling"
 	}
@@ -170,7 +171,7 @@ func (v view) reasonSentence(al store.AccountAlert) string {
 			}
 		}
 	}
-	return reasonWords(Reason(al.Reason))
+	return Reason(al.Reason).Words()
 }
 
 // underLimit names the limit of an alert where it is not that of today.

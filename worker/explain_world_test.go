@@ -346,8 +346,8 @@ func TestExplainAThresholdThatComesOrGoes(t *testing.T) {
 	e := w.explain(user)
 	assert.Equal(t, []string{"80 recorded superseded", "90 told", "95 recorded threshold_added", "100 not_reached"}, states(e.Current))
 	assert.Contains(t, e.Answer, "was told of 90 % on ")
-	assert.Contains(t, e.Answer, "; 95 % was not told: the settings gained this threshold while usage stood above it already; the next threshold is 100 %, 30 tokens away.")
-	assert.Contains(t, e.sentence(90), "; the settings in force no longer have this threshold")
+	assert.Contains(t, e.Answer, "; 95 % was not told: the settings, or a policy, gained this threshold while usage stood above it already; the next threshold is 100 %, 30 tokens away.")
+	assert.Contains(t, e.sentence(90), "; it is no longer among the thresholds in force")
 	assert.False(t, e.Current[1].InForce)
 }
 

@@ -36,6 +36,8 @@ type world struct {
 	writer *pgx.Conn
 	store  *store.Store
 	org    uuid.UUID
+	// deliverBy are the channels of the workers that are started.
+	deliverBy []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -215,6 +217,7 @@ func (w *world) startAs(c worker.Config) *replica {
 	core, logs := observer.New(zapcore.DebugLevel)
 	metrics := worker.NewMetrics("test", "test")
 	daemon, s, health := w.daemon(c, zap.New(core), metrics)
+	daemon.DeliverBy(w.deliverBy...)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &replica{world: w, logs: logs, cancel: cancel, done: make(chan struct{}), health: health, metrics: metrics}
 	go func() {

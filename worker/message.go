@@ -41,26 +41,31 @@ const (
 	KindNear     Kind = "near"     // from 90 %, and the limit not reached
 	KindReached  Kind = "reached"  // the limit
 	KindExceeded Kind = "exceeded" // a threshold above 100 %
+	KindAdmin    Kind = "admin"    // to an admin, about somebody else, whatever the threshold
 )
 
 var (
 	languages = []Language{Spanish, English, Portuguese}
-	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded}
+	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded, KindAdmin}
 )
 
 // Notice is what a user is told about: usage that stands at or above a
-// threshold of the limit. All but the user's name and language is what the alert
-// row holds, so that the same message can be written again later.
+// threshold of the limit. All but the user's name and language, and the zone that
+// is set, is what the alert row holds, so that the same message can be written again
+// later.
 type Notice struct {
-	FullName    string
-	Language    *string // users.language: nil, or any tag that ParseLanguage may or may not know
-	Threshold   int     // per cent of TokenLimit
-	TokensUsed  int64
-	TokenLimit  int64
-	PeriodStart time.Time
-	PeriodEnd   time.Time      // the first instant of the next period
-	Now         time.Time      // the instant of the tick, which the alert row has as created_at
-	Zone        *time.Location // whose dates are written; nil means UTC
+	FullName string  // of who is told
+	About    *string // the name of who used the tokens, where an admin is told; else nil
+	Language *string // users.language: nil, or any tag that ParseLanguage may or may not know
+	// OrganizationLanguage is for who has none that it knows.
+	OrganizationLanguage *string
+	Threshold            int // per cent of TokenLimit
+	TokensUsed           int64
+	TokenLimit           int64
+	PeriodStart          time.Time
+	PeriodEnd            time.Time      // the first instant of the next period
+	Now                  time.Time      // the instant of the tick, which the alert row has as created_at
+	Zone                 *time.Location // whose dates are written; nil means UTC
 }
 
 // Kind is the kind of message that tells of n. Usage that has reached the limit
@@ -68,6 +73,8 @@ type Notice struct {
 // where the highest threshold is below 100.
 func (n Notice) Kind() Kind {
 	switch {
+	case n.About != nil:
+		return KindAdmin
 	case n.Threshold > 100:
 		return KindExceeded
 	case n.Threshold == 100, n.TokenLimit > 0 && n.TokensUsed >= n.TokenLimit:

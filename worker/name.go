@@ -3,6 +3,7 @@ package worker
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // maxNameRunes bounds a name in a greeting, the mark of the cut included.
@@ -16,38 +17,43 @@ const joiners = "\u200c\u200d"
 // displayName makes a name fit for a line of text, and cuts a long one. A name
 // without anything to see comes back empty.
 func displayName(fullName string) string {
-	name, visible := oneLine(fullName, maxNameRunes)
+	name, runes, visible := oneLine(fullName, maxNameRunes)
 	if !visible {
 		return ""
 	}
-	if len(name) > maxNameRunes {
-		return strings.TrimRight(string(name[:maxNameRunes-1]), " "+joiners) + "…"
+	if runes > maxNameRunes {
+		return strings.TrimRight(string([]rune(name)[:maxNameRunes-1]), " "+joiners) + "…"
 	}
-	return string(name)
+	return name
 }
 
 // oneLine makes a line of a text: white space, control characters and broken
 // bytes become single spaces, none at the ends, and invisible format characters
-// go. It stops after more runes than most, and reports whether there is anything
-// to see.
-func oneLine(text string, most int) (line []rune, visible bool) {
+// go. It stops after more runes than most, and reports how many they are and
+// whether there is anything to see.
+func oneLine(text string, most int) (line string, runes int, visible bool) {
+	b := make([]byte, 0, min(len(text), 4*most))
 	space := false
 	for _, r := range text { // a broken byte ranges as U+FFFD
-		switch {
-		case unicode.IsSpace(r), unicode.IsControl(r), r == unicode.ReplacementChar:
-			space = len(line) > 0
-			continue
-		case unicode.Is(unicode.Cf, r) && !strings.ContainsRune(joiners, r):
-			continue
+		if r <= ' ' || r > '~' { // nearly all of them are neither
+			switch {
+			case unicode.IsSpace(r), unicode.IsControl(r), r == unicode.ReplacementChar:
+				space = runes > 0
+				continue
+			case unicode.Is(unicode.Cf, r) && !strings.ContainsRune(joiners, r):
+				continue
+			}
 		}
 		if space {
-			line, space = append(line, ' '), false
+			b = append(b, ' ')
+			runes, space = runes+1, false
 		}
-		line = append(line, r)
+		b = utf8.AppendRune(b, r)
+		runes++
 		visible = visible || unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S)
-		if len(line) > most {
+		if runes > most {
 			break
 		}
 	}
-	return line, visible
+	return string(b), runes, visible
 }

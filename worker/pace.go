@@ -31,7 +31,8 @@ func paceReached(n Notice) (at time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	used, left := uint64(n.TokensUsed), uint64(n.TokenLimit-n.TokensUsed) //nolint:gosec // both are above zero
-	high, low := bits.Mul64(uint64(passed), left)                         // below 2^126
+
+	high, low := bits.Mul64(uint64(passed), left) // below 2^126
 	low, carry := bits.Add64(low, used-1, 0)
 	high += carry
 	if high >= used {

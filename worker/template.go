@@ -11,7 +11,8 @@ type Placeholder struct{ Name, Meaning string }
 
 // Placeholders are all that a text may name.
 var Placeholders = []Placeholder{
-	{"recipient_name", "the user's name, of 100 characters at most; nothing where there is none"},
+	{"recipient_name", "the name of who is told, of 100 characters at most; nothing where there is none"},
+	{"user_name", "the name of who used the tokens, likewise: the same, but in `admin`"},
 	{"threshold", "the threshold, a number"},
 	{"tokens_used", "tokens used in this period"},
 	{"token_limit", "the limit, in tokens"},
@@ -40,8 +41,8 @@ func parseTemplate(name, source string) (template, []error) {
 	tree.Mode = parse.SkipFuncCheck // the check of placeholders says more
 	trees := map[string]*parse.Tree{}
 	if _, err := tree.Parse(source, "", "", trees); err != nil {
-		text, _ := oneLine(strings.TrimPrefix(err.Error(), "template: "), 300)
-		return template{}, []error{fmt.Errorf("%s; %s", string(text), allowedInTemplates)}
+		text, _, _ := oneLine(strings.TrimPrefix(err.Error(), "template: "), 300)
+		return template{}, []error{fmt.Errorf("%s; %s", text, allowedInTemplates)}
 	}
 	if len(trees) > 1 || len(trees) == 1 && trees[name] == nil {
 		return template{}, []error{fmt.Errorf("%s: has a {{define}} or {{block}}; %s", name, allowedInTemplates)}
@@ -104,11 +105,11 @@ func (c *templateCheck) refuse(node parse.Node, format string, args ...any) {
 
 // quoteNode is a node as it was written, on one line and cut.
 func quoteNode(node parse.Node) string {
-	text, _ := oneLine(node.String(), 60)
-	if len(text) > 60 {
-		text = append(text[:59], '…')
+	text, runes, _ := oneLine(node.String(), 60)
+	if runes > 60 {
+		text += "…"
 	}
-	return string(text)
+	return text
 }
 
 // placeholderIn is the one name that a pipe consists of, or "".
@@ -122,31 +123,30 @@ func placeholderIn(pipe *parse.PipeNode) string {
 	return ""
 }
 
-// fill writes the template with the values in the places of their names, as one
-// line. It reports false for a line that is longer than most, or shows nothing.
-func (t template) fill(values map[string]string, most int) (string, bool) {
-	var b strings.Builder
-	fillList(&b, t.root, values)
-	line, visible := oneLine(b.String(), most)
-	return string(line), visible && len(line) <= most
+// fill writes the template with values in the places of their names, as one line. It reports false for a line that is longer than most, or shows nothing.
+func (t template) fill(value func(placeholder string) string, most int) (string, bool) {
+	text := appendList(make([]byte, 0, 512), t.root, value)
+	line, runes, visible := oneLine(string(text), most)
+	return line, visible && runes <= most
 }
 
-func fillList(b *strings.Builder, list *parse.ListNode, values map[string]string) {
+func appendList(text []byte, list *parse.ListNode, value func(placeholder string) string) []byte {
 	if list == nil {
-		return
+		return text
 	}
 	for _, node := range list.Nodes {
 		switch n := node.(type) {
 		case *parse.TextNode:
-			b.Write(n.Text)
+			text = append(text, n.Text...)
 		case *parse.ActionNode:
-			b.WriteString(values[placeholderIn(n.Pipe)])
+			text = append(text, value(placeholderIn(n.Pipe))...)
 		case *parse.IfNode:
-			if values[placeholderIn(n.Pipe)] != "" {
-				fillList(b, n.List, values)
+			if value(placeholderIn(n.Pipe)) != "" {
+				text = appendList(text, n.List, value)
 			} else {
-				fillList(b, n.ElseList, values)
+				text = appendList(text, n.ElseList, value)
 			}
 		}
 	}
+	return text
 }

@@ -2,19 +2,19 @@ package worker
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
 )
 
-// wording is what the texts of a language are filled in with. Its formats are for
-// printer, which groups the digits of every %d as the language does; so a year,
-// which is never grouped, goes in as a string.
+// wording is what the texts of a language are filled in with. The printer groups
+// the digits of a number as the language does, all but those of a year.
 type wording struct {
 	printer     *message.Printer
 	decimalSign string
-	pace        string // date
+	pace        string // with %s for the date
 	date        func(day int, month, year string) string
 	months      [12]string
 }
@@ -75,26 +75,54 @@ func (w *wording) day(n Notice, at time.Time) string {
 	return w.date(day, w.months[month-1], strconv.Itoa(year))
 }
 
-// values are what the placeholders of n stand for.
-func (w *wording) values(n Notice) map[string]string {
-	word := "tokens" // in each of the languages
-	if n.TokensUsed == 1 {
-		word = "token"
-	}
-	values := map[string]string{
-		"recipient_name": displayName(n.FullName),
-		"threshold":      w.number(int64(n.Threshold)),
-		"tokens_used":    w.number(n.TokensUsed),
-		"token_limit":    w.number(n.TokenLimit),
-		"token_word":     word,
-		"percent":        w.percent(n),
-		"reset_date":     w.day(n, n.PeriodEnd),
-		"pace":           "",
-		"pace_date":      "",
-	}
+// filling is what the placeholders stand for in one notice. Most texts need few
+// of them, and a tick may tell ten thousand users.
+type filling struct {
+	*wording
+	n        Notice
+	name     string
+	paceDate string // "": none
+}
+
+func (w *wording) filling(n Notice) *filling {
+	f := &filling{wording: w, n: n, name: displayName(n.FullName)}
 	if at, ok := paceReached(n); ok {
-		values["pace_date"] = w.day(n, at)
-		values["pace"] = w.printer.Sprintf(w.pace, values["pace_date"])
+		f.paceDate = w.day(n, at)
 	}
-	return values
+	return f
+}
+
+// value is what a placeholder stands for.
+func (f *filling) value(placeholder string) string {
+	switch placeholder {
+	case "recipient_name":
+		return f.name
+	case "user_name":
+		if f.n.About != nil {
+			return displayName(*f.n.About)
+		}
+		return f.name
+	case "threshold":
+		return f.number(int64(f.n.Threshold))
+	case "tokens_used":
+		return f.number(f.n.TokensUsed)
+	case "token_limit":
+		return f.number(f.n.TokenLimit)
+	case "token_word": // in each of the languages
+		if f.n.TokensUsed == 1 {
+			return "token"
+		}
+		return "tokens"
+	case "percent":
+		return f.percent(f.n)
+	case "reset_date":
+		return f.day(f.n, f.n.PeriodEnd)
+	case "pace_date":
+		return f.paceDate
+	case "pace":
+		if f.paceDate != "" {
+			return strings.Replace(f.pace, "%s", f.paceDate, 1)
+		}
+	}
+	return ""
 }

@@ -76,16 +76,19 @@ func LoadWords(dir string, fallback Language) (*Words, error) {
 // Render writes n in the user's language.
 func (w *Words) Render(n Notice) Message {
 	lang := w.LanguageOf(n)
-	return w.message(lang, n.Kind(), wordings[lang].values(n))
+	return w.message(lang, n.Kind(), wordings[lang].filling(n).value)
 }
 
 // Values are what the placeholders of n stand for, in the user's language, and
 // beside them its "title" and "message".
 func (w *Words) Values(n Notice) map[string]string {
 	lang := w.LanguageOf(n)
-	values := wordings[lang].values(n)
-	m := w.message(lang, n.Kind(), values)
-	values["title"], values["message"] = m.Title, m.Body
+	value := wordings[lang].filling(n).value
+	m := w.message(lang, n.Kind(), value)
+	values := map[string]string{"title": m.Title, "message": m.Body}
+	for _, p := range Placeholders {
+		values[p.Name] = value(p.Name)
+	}
 	return values
 }
 
@@ -103,8 +106,11 @@ func (w *Words) Files(n Notice) []string {
 
 // LanguageOf is what n is written in.
 func (w *Words) LanguageOf(n Notice) Language {
-	if n.Language != nil {
-		if lang, ok := ParseLanguage(*n.Language); ok {
+	for _, tag := range []*string{n.Language, n.OrganizationLanguage} {
+		if tag == nil {
+			continue
+		}
+		if lang, ok := ParseLanguage(*tag); ok {
 			return lang
 		}
 	}
@@ -114,7 +120,7 @@ func (w *Words) LanguageOf(n Notice) Language {
 	return Spanish
 }
 
-func (w *Words) message(lang Language, kind Kind, values map[string]string) Message {
+func (w *Words) message(lang Language, kind Kind, value func(placeholder string) string) Message {
 	var texts [2]string
 	for i, part := range parts {
 		file := fileOf(lang, kind, part.name)
@@ -122,10 +128,10 @@ func (w *Words) message(lang Language, kind Kind, values map[string]string) Mess
 		if own, found := w.own[file]; found {
 			// It was checked with the longest values of this century. Should these be
 			// longer yet, the user is told all the same.
-			text, ok = own.fill(values, part.most)
+			text, ok = own.fill(value, part.most)
 		}
 		if !ok {
-			text, _ = builtInTemplates()[file].fill(values, part.most)
+			text, _ = builtInTemplates()[file].fill(value, part.most)
 		}
 		texts[i] = text
 	}
@@ -176,12 +182,12 @@ func readTemplate(folder fs.FS, name string) (template, []error) {
 	}
 	most := parts[part].most
 	for _, values := range extremes(lang) {
-		text, ok := t.fill(values, most)
+		text, ok := t.fill(func(placeholder string) string { return values[placeholder] }, most)
 		if ok {
 			continue
 		}
 		fault := fmt.Sprintf("has more than the %d characters that a %s may have", most, parts[part].name)
-		if len([]rune(text)) <= most {
+		if utf8.RuneCountInString(text) <= most {
 			fault = "shows nothing"
 		}
 		return t, []error{fmt.Errorf("%s: %s, told to a user %s", name, fault, describe(values))}
@@ -203,16 +209,16 @@ func textOf(name string) (lang Language, part int, err error) {
 			}
 		}
 	}
-	shown, _ := oneLine(name, 255)
+	shown, _, _ := oneLine(name, 255)
 	before, rest, _ := strings.Cut(name, ".")
 	if slices.Contains(names, "es."+rest) {
-		return "", 0, fmt.Errorf("%s: there are texts in es, en and pt, not in %s, whose dates and numbers are not known", string(shown), settingText(before))
+		return "", 0, fmt.Errorf("%s: there are texts in es, en and pt, not in %s, whose dates and numbers are not known", shown, settingText(before))
 	}
-	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached or exceeded; title or message"
+	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded or admin; title or message"
 	if nearest := Nearest(name, names); nearest != "" {
 		advice = "the nearest is " + nearest
 	}
-	return "", 0, fmt.Errorf("%s: is no text; %s", string(shown), advice)
+	return "", 0, fmt.Errorf("%s: is no text; %s", shown, advice)
 }
 
 func readText(folder fs.FS, name string) (string, error) {
@@ -263,11 +269,11 @@ func extremes(lang Language) []map[string]string {
 	for _, name := range []string{"", strings.Repeat("w", maxNameRunes)} {
 		for _, paceDate := range []string{"", day} {
 			values := map[string]string{
-				"recipient_name": name, "threshold": number, "tokens_used": number, "token_limit": number, "token_word": "tokens",
+				"recipient_name": name, "user_name": name, "threshold": number, "tokens_used": number, "token_limit": number, "token_word": "tokens",
 				"percent": number + w.decimalSign + "0%", "reset_date": day, "pace": "", "pace_date": paceDate,
 			}
 			if paceDate != "" {
-				values["pace"] = w.printer.Sprintf(w.pace, paceDate)
+				values["pace"] = strings.Replace(w.pace, "%s", paceDate, 1)
 			}
 			all = append(all, values)
 		}

@@ -96,7 +96,7 @@ func TestWordsValues(t *testing.T) {
 	t.Parallel()
 	values := BuiltInWords(Portuguese).Values(inMiddleOfMay(80, 812))
 	assert.Equal(t, map[string]string{
-		"recipient_name": "Ana", "threshold": "80", "tokens_used": "812", "token_limit": "1.000", "token_word": "tokens", "percent": "81,2%",
+		"recipient_name": "Ana", "user_name": "Ana", "threshold": "80", "tokens_used": "812", "token_limit": "1.000", "token_word": "tokens", "percent": "81,2%",
 		"reset_date": "1 de junho de 2026", "pace_date": "18 de maio de 2026", "pace": "Neste ritmo, você atingirá seu limite em 18 de maio de 2026.",
 		"title":   "📊 80% dos tokens de IA utilizados",
 		"message": "Olá, Ana! Você usou 812 tokens de IA neste período, 81,2% do seu limite de 1.000. Neste ritmo, você atingirá seu limite em 18 de maio de 2026. Seu limite será renovado em 1 de junho de 2026.",
@@ -130,7 +130,7 @@ func TestLoadWordsRefuses(t *testing.T) {
 	tests := []struct{ name, file, says string }{
 		{"nothing", "", "holds no texts; a file is named such as es.reached.title, and off is without"},
 		{"hidden ones alone", ".es.reached.title: x", "holds no texts"},
-		{"another name", "README.md: x", "README.md: is no text; files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached or exceeded; title or message"},
+		{"another name", "README.md: x", "README.md: is no text; files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded or admin; title or message"},
 		{"a slip", "es.reached.titel: x", "es.reached.titel: is no text; the nearest is es.reached.title"},
 		{"capitals", "EN.near.message: x", "EN.near.message: there are texts in es, en and pt, not in EN"},
 		{"another language", "fr.reached.title: x", "fr.reached.title: there are texts in es, en and pt, not in fr, whose dates and numbers are not known"},
@@ -147,7 +147,7 @@ func TestLoadWordsRefuses(t *testing.T) {
 		{"Latin-1", "es.near.message: a\nL\xedmite", "es.near.message: line 2 is not plain text in UTF-8"},
 		{"a control character", "es.near.message: a\x1b[2J", "es.near.message: line 1 is not plain text in UTF-8"},
 		{"a slip in a placeholder", "es.near.message: a\nb {{percnt}}", "es.near.message:2: {{percnt}} is no placeholder; the nearest is {{percent}}"},
-		{"an unknown placeholder", "es.near.message: {{email}}", "es.near.message:1: {{email}} is no placeholder; there are recipient_name, threshold, tokens_used, token_limit, token_word, percent, reset_date, pace, pace_date"},
+		{"an unknown placeholder", "es.near.message: {{email}}", "es.near.message:1: {{email}} is no placeholder; there are recipient_name, user_name, threshold, tokens_used, token_limit, token_word, percent, reset_date, pace, pace_date"},
 		{"what is not for texts", "es.near.message: {{title}}", "{{title}} is no placeholder"},
 		{"an unknown condition", "es.near.message: {{if x}}a{{end}}", "es.near.message:1: {{x}} is no placeholder"},
 		{"deep within", "es.near.message: a{{if pace}}b{{else if recipient_name}}c{{else}}\n{{emial}}{{end}}", "es.near.message:2: {{emial}} is no placeholder"},
@@ -189,6 +189,7 @@ func TestLoadWordsReportsAllAtOnce(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "en.near.title"), 0o700))
 	_, err := LoadWords(dir, English)
 	require.Error(t, err)
+	require.ErrorContains(t, err, "en.near.title: is not a file") // nor is a pipe, which would be waited for
 	var lines []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		rest, found := strings.CutPrefix(line, "TOKENALERT_TEMPLATES="+dir+": ")
@@ -245,7 +246,7 @@ func TestWordsThatWereCheckedDoNotFail(t *testing.T) {
 		n := somebody(t)
 		n.FullName = rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", strings.Repeat("ñ", 200), "{{percent}}"})).Draw(t, "name")
 		n.Threshold = map[Kind]int{KindWarning: 80, KindNear: 90, KindReached: 100, KindExceeded: math.MaxInt}[kind]
-		got, ok := words.own[file].fill(wordings[lang].values(n), parts[part].most)
+		got, ok := words.own[file].fill(wordings[lang].filling(n).value, parts[part].most)
 		require.True(t, ok, "refused only now: %q", got)
 		require.NotEmpty(t, got)
 		require.LessOrEqual(t, utf8.RuneCountInString(got), parts[part].most)

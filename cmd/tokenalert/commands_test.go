@@ -28,6 +28,14 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		{"explain ana", `"ana" is neither the id of a user (a UUID) nor an email address`},
 		{"explain ana@example.org bob@example.org", "tokenalert explain --help"},
 		{"explain ana@example.org --output yaml", "must be one of text, json"},
+		{"preview now", "tokenalert preview --help"},
+		{"preview --output yaml", "must be one of text, json"},
+		{"preview --language fr", `--language "fr": must be one of es, en, pt`},
+		{"preview --threshold 0", "--threshold 0: must be from 1 to 1000"},
+		{"preview --limit 0", "--limit 0: must be from 1 to 9223372036854775"},
+		{"preview --used 799 --limit 1000", "--used 799: must be at least 800, which is 80 % of --limit 1000; below it nobody is told"},
+		{"preview --used -1", "--used -1: must be at least 80000"},
+		{"preview --threshold 90 --used 8 --limit 9", "--used 8: must be at least 9, which is 90 % of --limit 9"},
 		{"reconcile now", "tokenalert reconcile --help"},
 		{"reconcile --output yaml", "must be one of text, json"},
 		{"demo --for 0s", "--for"},
@@ -54,7 +62,7 @@ func TestVersionAndHelp(t *testing.T) {
 	assert.True(t, strings.HasPrefix(stdout, "tokenalert "+stampedVersion+" (commit "+stampedCommit+", schema "+
 		strconv.FormatInt(migrations.Version(), 10)+", go"), stdout)
 
-	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"doctor", "--help"}, {"reconcile", "--help"}} {
+	for _, args := range [][]string{nil, {"--help"}, {"run", "--help"}, {"migrate", "--help"}, {"explain", "--help"}, {"demo", "--help"}, {"preview", "--help"}, {"doctor", "--help"}, {"reconcile", "--help"}} {
 		status, stdout, stderr = typed(t, nil, args...)
 		assert.Equal(t, 0, status)
 		assert.Contains(t, stdout, "Usage:")

@@ -91,7 +91,7 @@ func (e explanation) user() [][]string {
 		}
 		rows = append(rows,
 			[]string{"marks", percents(a.Current.Marks)},
-			[]string{"in force", percents(a.Settings.Thresholds) + ", since " + instant(a.Settings.ChangedAt)},
+			[]string{"in force", percents(a.Thresholds()) + thresholdsOrigin(a)},
 		)
 	}
 	if a.LastTick != nil {
@@ -240,4 +240,17 @@ func percents(n []int32) string {
 		list = append(list, strconv.Itoa(int(p))+" %")
 	}
 	return strings.Join(list, ", ")
+}
+
+// thresholdsOrigin says where a user's thresholds come from.
+func thresholdsOrigin(a store.Account) string {
+	for _, of := range []struct {
+		policy *store.Policy
+		name   string
+	}{{a.Policy.User, "the user's policy"}, {a.Policy.Organization, "the organization's policy"}} {
+		if of.policy != nil && of.policy.Thresholds != nil {
+			return ", by " + of.name + " since " + instant(of.policy.ChangedAt)
+		}
+	}
+	return ", since " + instant(a.Settings.ChangedAt)
 }

@@ -56,8 +56,8 @@ func newRoot() *cobra.Command {
 		Long: `tokenalert watches ai_usage_logs in PostgreSQL and tells each user, once, at once
 and for certain, when their monthly usage reaches 80, 90 or 100 % of their limit.
 
-All commands but demo work on the database that DATABASE_URL (or the PG*
-variables) names; tokenalert run --help lists the settings.
+All commands but demo and preview work on the database that DATABASE_URL (or the
+PG* variables) names; tokenalert run --help lists the settings.
 
 Exit status: 0 done, 1 failed, 2 used wrongly, 128+n ended at once by signal n.
 doctor has its own: see its help.`,
@@ -78,7 +78,8 @@ doctor has its own: see its help.`,
 		commands []*cobra.Command
 	}{
 		{"Try it, and put it to work:", []*cobra.Command{newDemo(), newMigrate(), newRun()}},
-		{"See what it does:", []*cobra.Command{newStatus(), newExplain(), newDeliveries()}},
+		{"See what it does:", []*cobra.Command{newStatus(), newExplain()}},
+		{"Whom it tells, and how:", []*cobra.Command{newPolicy(), newDeliveries(), newPreview()}},
 		{"When something may be wrong:", []*cobra.Command{newDoctor(), newReconcile()}},
 		{"About this program:", []*cobra.Command{newVersion()}},
 	} {

@@ -170,15 +170,20 @@ applied to the database. It changes nothing.`,
 }
 
 func newMigrateGrant() *cobra.Command {
-	return &cobra.Command{
+	var read bool
+	cmd := &cobra.Command{
 		Use:   "grant ROLE",
-		Short: "Give a role exactly what `tokenalert run` needs",
+		Short: "Give a role exactly what `tokenalert run` needs, or what reads the views",
 		Long: `Give an existing role what a tick needs and no more. It can read neither prompt
 nor response of ai_usage_logs, and change nothing of the host's but
 token_limit_alerts and notifications. migrate up gives it again where a restore
-has lost it.`,
+has lost it.
+
+With --read, give it instead what reads usage and alerts, for an admin page: the
+views tokenalert.current_usage and tokenalert.alert_history, and no table.`,
 		Example: `  psql -c "CREATE ROLE tokenalert LOGIN PASSWORD '…'"
-  tokenalert migrate grant tokenalert`,
+  tokenalert migrate grant tokenalert
+  tokenalert migrate grant --read admin_page`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := newMigrator(cmd)
@@ -186,11 +191,17 @@ has lost it.`,
 				return err
 			}
 			defer m.Close()
-			if err := m.Grant(cmd.Context(), args[0]); err != nil {
+			give, can := m.Grant, "run tokenalert"
+			if read {
+				give, can = m.GrantRead, "read tokenalert.current_usage and tokenalert.alert_history"
+			}
+			if err := give(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the role %s can run tokenalert\n", args[0])
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the role %s can %s\n", args[0], can)
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&read, "read", false, "what reads the views tokenalert.current_usage and tokenalert.alert_history, in place of what runs")
+	return cmd
 }

@@ -42,7 +42,7 @@ Settings come from the environment:
   tokenalert run --print-config`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := loadSettings(os.Environ())
+			s, _, err := loadWords(os.Environ())
 			if printConfig {
 				return errors.Join(s.print(cmd.OutOrStdout()), err)
 			}

@@ -88,7 +88,8 @@ func TestComposeFromTemplate(t *testing.T) {
 		},
 		"unknown": {
 			Template{Subject: "a{{nobody}}b{{ recipient name }}", Body: "c{{nobody}}d{{}}e{{Threshold}}f{{threshold}}"},
-			"ab", "cdef80", "", []string{"", "Threshold", "nobody", "recipient name"},
+			"ab", "cdef80", "",
+			[]string{"", "Threshold", "nobody", "recipient name"},
 		},
 		"not placeholders": {
 			Template{Subject: "{{title", Body: "{title} }}{{ {{title\n}} {{{threshold}}} {{" + strings.Repeat("x", 81) + "}} .a{b{color:red}}"},
@@ -96,7 +97,8 @@ func TestComposeFromTemplate(t *testing.T) {
 		},
 		"blank": {
 			Template{Subject: " {{nobody}} ", Body: "\r\n{{nobody}}\x00 "},
-			standard.Subject, standard.Text, standard.HTML, []string{"nobody"},
+			standard.Subject, standard.Text, standard.HTML,
+			[]string{"nobody"},
 		},
 		"controls": {
 			Template{Subject: "a\r\nBcc: x@example.com\n\x00\u2028b\u202e", Body: "a\x00\x1b[31m\rb\r\n.\nc\td"},
@@ -135,7 +137,7 @@ func TestOneLine(t *testing.T) {
 // Whatever the template and the values are: what is not a placeholder stays as
 // it is, values come out whole and escaped, and no value is read as a template.
 func FuzzFill(f *testing.F) {
-	for _, text := range []string{"", "{{a}}", "{{ a }}", "{{b}}", "x{{a}}y{{a}}z", "{{{a}}}", "{{a", "a}}", "{{}}", "{{ }}", "{{\r\na}}", "{{a}}{{b}}{{no}}", "{ {a}}", "\xff{{a}}\xff", "{{a\xff}}", "{{{{a}}}}", "<p>{{a}}</p>", "{{\u00a0a}}"} {
+	for _, text := range []string{"", "{{a}}", "{{ a }}", "{{b}}", "x{{a}}y{{a}}z", "{{{a}}}", "{{a", "a}}", "{{}}", "{{ }}", "{{\r\na}}", "{{a}}{{b}}{{no}}", "{{no}}{{a}}{{no}}", "{ {a}}", "\xff{{a}}\xff", "{{a\xff}}", "{{{{a}}}}", "<p>{{a}}</p>", "{{\u00a0a}}"} {
 		for _, value := range []string{"", "v", "{{b}}", "{{", "}}", "<script>", "\"'&<>", "\r\nBcc: x@example.com", "\xff", "$1${0}"} {
 			f.Add(text, value)
 		}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/textproto"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -26,7 +27,10 @@ const (
 	confirmation step = "the end of DATA"
 )
 
-var errNoUTF8 = errors.New("the recipient's address is not ASCII, and the server offers no SMTPUTF8")
+var (
+	errNoUTF8   = errors.New("the recipient's address is not ASCII, and the server offers no SMTPUTF8")
+	errNoAnswer = errors.New("the server's answer has not the form of one")
+)
 
 // failure is why a message was not delivered, in words that hold no address.
 type failure struct {
@@ -59,20 +63,15 @@ func Permanent(err error) bool {
 	return ok && f.permanent
 }
 
-// failed makes of an error what may be shown. Where the server's answer holds
-// one of private, as it may when it repeats what it was told, all of its text
-// is left out; and of AUTH it always is.
+// failed makes of an error what may be shown. Where a text of the server holds
+// one of private, as it may when it repeats what it was told, all of it is left
+// out; and of its answer to AUTH it always is.
 func failed(ctx context.Context, at step, err error, private ...string) error {
 	if answer, ok := errors.AsType[*textproto.Error](err); ok {
 		f := &failure{at: at, code: answer.Code}
 		f.enhanced, f.text = readAnswer(answer)
 		f.permanent = aboutMessage(at, f.code, f.enhanced)
-		for _, secret := range private {
-			if secret != "" && strings.Contains(strings.ToLower(answer.Msg), strings.ToLower(secret)) {
-				f.text = ""
-			}
-		}
-		if at == login {
+		if at == login || repeats(answer.Msg, private) {
 			f.text = ""
 		}
 		return f
@@ -80,11 +79,21 @@ func failed(ctx context.Context, at step, err error, private ...string) error {
 	if ctx.Err() != nil {
 		return &failure{at: at, text: "no answer in time", cause: ctx.Err()}
 	}
+	if _, ok := errors.AsType[textproto.ProtocolError](err); ok && repeats(err.Error(), private) {
+		err = errNoAnswer
+	}
 	f := &failure{at: at, cause: err, permanent: errors.Is(err, errNoUTF8)}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		f.text = op.Op + ": " + shown(op.Err.Error()) // without the IP addresses
 	}
 	return f
+}
+
+func repeats(text string, private []string) bool {
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(private, func(secret string) bool {
+		return secret != "" && strings.Contains(text, strings.ToLower(secret))
+	})
 }
 
 var (
@@ -98,8 +107,7 @@ func readAnswer(answer *textproto.Error) (enhanced, text string) {
 	var rest []string
 	for line := range strings.SplitSeq(answer.Msg, "\n") {
 		line = strings.TrimSpace(line)
-		code := enhancedCode.FindString(line)
-		if code != "" && int(code[0]-'0') == answer.Code/100 {
+		if code := enhancedCode.FindString(line); code != "" {
 			enhanced, line = code, line[len(code):]
 		}
 		rest = append(rest, line)
@@ -123,21 +131,20 @@ func shown(text string) string {
 // MAIL tells the server only who we are, so what it refuses there is our
 // sender, but for the size.
 func aboutMessage(at step, code int, enhanced string) bool {
+	tooBig := enhanced == "5.3.4" || code == 552 && enhanced == ""
+	mailboxFull := enhanced == "5.2.2" || code == 552 && enhanced == "" && at == recipient // RFC 3463 wants a 4.2.2
 	switch {
-	case code < 500:
+	case code < 500 || mailboxFull || at != sender && at != recipient && at != content && at != confirmation:
 		return false
-	case enhanced == "5.3.4" || code == 552 && enhanced == "": // too big, or the mailbox is
-		return at == sender || at == recipient || at == content || at == confirmation
-	case at != recipient && at != content && at != confirmation:
-		return false
+	case tooBig || at == sender:
+		return tooBig
 	}
 	switch code {
 	case 500, 502, 503, 504, 530, 534, 535, 538: // commands and logins
 		return false
 	}
 	switch enhanced {
-	case "5.2.2", // the mailbox is full, which RFC 3463 wants to be a 4.2.2
-		"5.3.2", "5.3.3", "5.3.5", // the server takes nothing, or is set up wrong
+	case "5.3.2", "5.3.3", "5.3.5", // the server takes nothing, or is set up wrong
 		"5.4.5",                   // a quota, or congestion
 		"5.5.1", "5.5.2", "5.5.4": // commands
 		return false

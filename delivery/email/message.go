@@ -18,7 +18,7 @@ var idText = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
 // net/mail would do.
 func (c Content) recipient() (*mail.Address, error) {
 	to, err := mail.ParseAddress(c.To)
-	if err != nil || strings.ContainsAny(c.To, "\r\n") {
+	if err != nil {
 		return nil, errors.New("is not an e-mail address")
 	}
 	return &mail.Address{Name: oneLine(c.ToName, maxName), Address: to.Address}, nil

@@ -90,7 +90,7 @@ func notInHost(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRu
 
 func parseFrom(from string) (*mail.Address, error) {
 	address, err := mail.ParseAddress(from)
-	if err != nil || strings.ContainsAny(from, "\r\n") {
+	if err != nil {
 		// net/mail quotes what it was given.
 		return nil, errors.New(`the sender is not an address: allowed is alerts@example.com or "Alerts <alerts@example.com>"`)
 	}

@@ -1,0 +1,496 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"tokenalert/delivery"
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+func newPolicy() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Have an organization, or a user, told otherwise than the settings say",
+		Long: `Have an organization, or a user, told otherwise than the settings say: at which
+thresholds, in which language, by which channels, not at all for a while, and
+whether the admins of the organization are told as well.
+
+What a user's policy does not say, that of their organization does, and what
+neither says, the settings do. A change is in force at the next tick, without a
+restart; a threshold that it gains and that usage stands above already is
+recorded (threshold_added), not told. Every change is kept, with the time and
+the role that made it.
+
+It takes the owner of the host's tables.`,
+		Example: `  tokenalert policy set --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --thresholds 50,80,100
+  tokenalert policy show --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77`,
+		Args: known,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newPolicySet(), newPolicyShow(), newPolicyList(), newPolicyRemove())
+	return cmd
+}
+
+// policyOf are the flags that name whom a policy is of.
+type policyOf struct{ user, organization string }
+
+func addPolicyOf(cmd *cobra.Command) *policyOf {
+	var of policyOf
+	cmd.Flags().StringVar(&of.user, "user", "", "the user (id)")
+	cmd.Flags().StringVar(&of.organization, "organization", "", "the organization (id)")
+	return &of
+}
+
+func (of policyOf) parse(cmd *cobra.Command) (store.PolicyOf, error) {
+	wrong := func(format string, args ...any) (store.PolicyOf, error) {
+		return store.PolicyOf{}, usageError{fmt.Errorf(format+"; see `%s --help`", append(args, cmd.CommandPath())...)}
+	}
+	switch {
+	case of.user != "" && of.organization != "":
+		return wrong("--user and --organization: a policy is of one of them")
+	case of.user == "" && of.organization == "":
+		return wrong("name whom the policy is of: --user ID or --organization ID")
+	}
+	flag, value := "--user", of.user
+	if value == "" {
+		flag, value = "--organization", of.organization
+	}
+	id, err := uuid.Parse(value)
+	switch {
+	case err != nil:
+		return wrong("%s %q is not an id (a UUID)", flag, value)
+	case of.user != "":
+		return store.PolicyOf{User: &id}, nil
+	}
+	return store.PolicyOf{Organization: &id}, nil
+}
+
+const inherit = "inherit"
+
+// policyFlags are what `policy set` sets.
+type policyFlags struct{ thresholds, language, channels, muteUntil, adminsFrom string }
+
+// change reads the flags that were given.
+func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChange, error) {
+	var c store.PolicyChange
+	var errs []error
+	given := func(name string) bool { return cmd.Flags().Changed(name) }
+	if given("thresholds") {
+		list, err := parseThresholds(f.thresholds)
+		c.Thresholds, errs = &list, append(errs, err)
+	}
+	if given("language") {
+		language := &f.language
+		if f.language == inherit {
+			language = nil
+		} else if lang, ok := worker.ParseLanguage(f.language); !ok || string(lang) != f.language {
+			errs = append(errs, fmt.Errorf("--language %q must be es, en, pt, or inherit", f.language))
+		}
+		c.Language = &language
+	}
+	if given("channels") {
+		list, err := parseChannels(f.channels)
+		c.Channels, errs = &list, append(errs, err)
+	}
+	if given("mute-until") {
+		until, err := parseMute(f.muteUntil, now)
+		c.MutedUntil, errs = &until, append(errs, err)
+	}
+	if given("admins-from") {
+		from, err := parseAdminsFrom(f.adminsFrom)
+		c.AdminsFrom, errs = &from, append(errs, err)
+	}
+	if c == (store.PolicyChange{}) {
+		errs = append(errs, errors.New("nothing to set: give --thresholds, --language, --channels, --mute-until or --admins-from"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return c, usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+	}
+	return c, nil
+}
+
+func parseThresholds(text string) ([]int32, error) {
+	if text == inherit {
+		return nil, nil
+	}
+	var list []int32
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.ParseInt(strings.TrimSpace(part), 10, 32)
+		if err != nil || n < 1 || n > 1000 || slices.Contains(list, int32(n)) {
+			return nil, fmt.Errorf("--thresholds %q must be percentages from 1 to 1000, each once, such as 50,80,100, or inherit", text)
+		}
+		list = append(list, int32(n))
+	}
+	if len(list) > 10 {
+		return nil, fmt.Errorf("--thresholds %q must be 10 percentages at most", text)
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+func parseChannels(text string) ([]string, error) {
+	switch text {
+	case inherit:
+		return nil, nil
+	case "none":
+		return []string{}, nil
+	}
+	var list []string
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		if !slices.Contains(delivery.Names(), part) || slices.Contains(list, part) {
+			return nil, fmt.Errorf("--channels %q must be some of %s, each once, or none, or inherit", text, strings.Join(delivery.Names(), ","))
+		}
+		list = append(list, part)
+	}
+	return list, nil
+}
+
+func parseAdminsFrom(text string) (*int32, error) {
+	switch text {
+	case inherit:
+		return nil, nil
+	case "none":
+		return new(int32), nil
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 1 || n > 1000 {
+		return nil, fmt.Errorf("--admins-from %q must be a percentage from 1 to 1000, or none, or inherit", text)
+	}
+	return new(int32(n)), nil
+}
+
+// parseMute takes an instant, a date, a duration from now, or a word.
+func parseMute(text string, now time.Time) (*time.Time, error) {
+	switch text {
+	case inherit:
+		return nil, nil
+	case "now": // heard again, though the organization is muted
+		return &now, nil
+	case "forever":
+		return &store.MutedForever, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		var d time.Duration
+		if d, err = time.ParseDuration(text); err == nil {
+			at = now.Add(d)
+		}
+	}
+	if err != nil || !at.After(now) || !at.Before(store.MutedForever) {
+		return nil, fmt.Errorf("--mute-until %q must be an instant to come, such as 2030-01-31T08:00:00Z, a time from now, such as 72h, or forever, now, or inherit", text)
+	}
+	return &at, nil
+}
+
+func newPolicySet() *cobra.Command {
+	var f policyFlags
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "set (--user ID | --organization ID)",
+		Short: "Change a policy",
+		Long: `Change what a policy says; what is not named stays. Each takes inherit, after which
+the policy says nothing of it:
+
+  --thresholds  percentages of the limit, 1 to 1000, ten at most
+  --language    es, en or pt; an organization's is for users who have none
+  --channels    by which alerts are delivered besides the notification, of those
+                that are set up; none: the notification alone
+  --mute-until  an instant, a time from now, forever, or now; until then
+                crossings are recorded (muted) and nobody is told, then neither
+  --admins-from the lowest threshold of which the admins of the organization are
+                told as well; none: of none
+
+It says who is told by that at the next tick. --dry-run only says it.
+
+Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
+		Example: `  tokenalert policy set --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --thresholds 50,80,100
+  tokenalert policy set --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77 --mute-until 72h
+  tokenalert policy set --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77 --thresholds 20,40 --dry-run`,
+		Args: arguments(cobra.NoArgs),
+	}
+	named := addPolicyOf(cmd)
+	cmd.Flags().StringVar(&f.thresholds, "thresholds", "", "percentages, or inherit")
+	cmd.Flags().StringVar(&f.language, "language", "", "es, en, pt, or inherit")
+	cmd.Flags().StringVar(&f.channels, "channels", "", "some of "+strings.Join(delivery.Names(), ",")+", or none, or inherit")
+	cmd.Flags().StringVar(&f.muteUntil, "mute-until", "", "an instant, a time from now, forever, now, or inherit")
+	cmd.Flags().StringVar(&f.adminsFrom, "admins-from", "", "a percentage, or none, or inherit")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say who would be told")
+	format := addOutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		of, err := named.parse(cmd)
+		if err != nil {
+			return err
+		}
+		change, err := f.change(cmd, time.Now())
+		if err != nil {
+			return err
+		}
+		return changePolicy(cmd, of, change, dryRun, *format)
+	}
+	return cmd
+}
+
+func newPolicyRemove() *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "remove (--user ID | --organization ID)",
+		Short: "Have a policy say nothing any more",
+		Long: `Have a policy say nothing any more: what comes after it counts again. Its changes
+are kept. It says who is told by that at the next tick.`,
+		Example: `  tokenalert policy remove --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77
+  tokenalert policy remove --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --dry-run`,
+		Args: arguments(cobra.NoArgs),
+	}
+	named := addPolicyOf(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say who would be told")
+	format := addOutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		of, err := named.parse(cmd)
+		if err != nil {
+			return err
+		}
+		return changePolicy(cmd, of, store.RemovePolicy(), dryRun, *format)
+	}
+	return cmd
+}
+
+// withDatabase runs a short command that takes the schema.
+func withDatabase(cmd *cobra.Command, name string, f func(context.Context, *store.Store) error) error {
+	database, _, err := openDatabase(name)
+	if err != nil {
+		return err
+	}
+	defer database.Close()
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := database.Installed(ctx); err != nil {
+		return err
+	}
+	return f(ctx, database)
+}
+
+func changePolicy(cmd *cobra.Command, of store.PolicyOf, change store.PolicyChange, dryRun bool, format outputFormat) error {
+	return withDatabase(cmd, "policy", func(ctx context.Context, database *store.Store) error {
+		c, err := database.ChangePolicy(ctx, of, change, dryRun)
+		if err != nil {
+			return err
+		}
+		changed := changedPolicy{DryRun: dryRun, Before: c.Before, After: c.After, Users: len(c.Candidates), Alerts: foretold(c)}
+		if format == outputJSON {
+			return printJSON(cmd.OutOrStdout(), changed)
+		}
+		return changed.print(cmd.OutOrStdout())
+	})
+}
+
+// changedPolicy is what is printed of a change.
+type changedPolicy struct {
+	DryRun bool            `json:"dry_run"`
+	Before store.Policy    `json:"before"`
+	After  store.Policy    `json:"after"`
+	Users  int             `json:"users"` // with a total in their current period
+	Alerts []foretoldAlert `json:"alerts"`
+}
+
+// foretoldAlert is what the next tick does.
+type foretoldAlert struct {
+	User      uuid.UUID `json:"user"`
+	Threshold int32     `json:"threshold"`
+	Told      bool      `json:"told"`
+	Reason    string    `json:"reason"`
+}
+
+func foretold(c store.ChangedPolicy) []foretoldAlert {
+	alerts := []foretoldAlert{}
+	for _, d := range worker.Foretell(c) {
+		for _, a := range d.Alerts {
+			alerts = append(alerts, foretoldAlert{d.UserID, a.Threshold, a.Reason == "", a.Reason})
+		}
+	}
+	return alerts
+}
+
+func (c changedPolicy) print(w io.Writer) error {
+	var b strings.Builder
+	did, told := "changed", "is told"
+	if c.DryRun {
+		did, told = "would change", "would be told"
+	}
+	fmt.Fprintf(&b, "%s; %s with a total in this period\n", did, count(int64(c.Users), "user"))
+	before, after := policyLines(c.Before), policyLines(c.After)
+	for i, line := range after {
+		if line == before[i] {
+			fmt.Fprintf(&b, "  %s\n", line)
+		} else {
+			fmt.Fprintf(&b, "  %s  (was %s)\n", line, strings.TrimSpace(before[i][len("mute until"):]))
+		}
+	}
+	for _, a := range c.Alerts {
+		if a.Told {
+			fmt.Fprintf(&b, "%s %s of %d %% at the next tick\n", a.User, told, a.Threshold)
+		} else {
+			fmt.Fprintf(&b, "%s is not told of %d %%: %s\n", a.User, a.Threshold, worker.Reason(a.Reason).Words())
+		}
+	}
+	if len(c.Alerts) == 0 {
+		fmt.Fprintf(&b, "nobody %s by that\n", told)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// policyLines are what a policy says, one line for each of its columns.
+func policyLines(p store.Policy) []string {
+	or := func(said bool, text string) string {
+		if said {
+			return text
+		}
+		return inherit
+	}
+	language, muted := "", ""
+	if p.Language != nil {
+		language = *p.Language
+	}
+	if p.MutedUntil != nil {
+		muted = instant(*p.MutedUntil)
+		if p.MutedUntil.Equal(store.MutedForever) {
+			muted = "forever"
+		}
+	}
+	admins := "none"
+	if p.AdminsFrom != nil && *p.AdminsFrom > 0 {
+		admins = fmt.Sprintf("from %d %%", *p.AdminsFrom)
+	}
+	channels := strings.Join(p.Channels, ",")
+	if channels == "" {
+		channels = "none"
+	}
+	return []string{
+		"thresholds " + or(p.Thresholds != nil, percents(p.Thresholds)),
+		"language   " + or(p.Language != nil, language),
+		"channels   " + or(p.Channels != nil, channels),
+		"mute until " + or(p.MutedUntil != nil, muted),
+		"admins     " + or(p.AdminsFrom != nil, admins),
+	}
+}
+
+func newPolicyShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show (--user ID | --organization ID)",
+		Short: "Show what counts for a user or an organization, and every change",
+		Long: `Show what counts for a user, or for those in an organization who have no policy of
+their own, where each of it comes from, and every change with the time and the
+role that made it.`,
+		Example: `  tokenalert policy show --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77
+  tokenalert policy show --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --output json | jq .changes`,
+		Args: arguments(cobra.NoArgs),
+	}
+	named := addPolicyOf(cmd)
+	format := addOutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		of, err := named.parse(cmd)
+		if err != nil {
+			return err
+		}
+		return withDatabase(cmd, "policy", func(ctx context.Context, database *store.Store) error {
+			f, err := database.PolicyInForce(ctx, of)
+			if err != nil {
+				return err
+			}
+			if *format == outputJSON {
+				return printJSON(cmd.OutOrStdout(), f)
+			}
+			return printPolicyInForce(cmd.OutOrStdout(), f)
+		})
+	}
+	return cmd
+}
+
+func printPolicyInForce(w io.Writer, f store.PolicyInForce) error {
+	var b strings.Builder
+	blank := policyLines(store.Policy{})
+	lines := slices.Clone(blank)
+	from := make([]string, len(lines))
+	for _, level := range []struct {
+		policy *store.Policy
+		name   string
+	}{{f.Organization, "of the organization"}, {f.User, "of the user"}} {
+		if level.policy == nil {
+			continue
+		}
+		for i, line := range policyLines(*level.policy) {
+			if line != blank[i] {
+				lines[i], from[i] = line, level.name
+			}
+		}
+	}
+	if from[0] == "" && f.Settings != nil {
+		lines[0] = "thresholds " + percents(f.Settings.Thresholds)
+	}
+	for i, line := range lines {
+		origin := from[i]
+		if origin == "" {
+			line, origin = strings.Replace(line, inherit, "-", 1), "by the settings"
+		}
+		fmt.Fprintf(&b, "%-40s %s\n", line, origin)
+	}
+	for _, c := range f.Changes {
+		fmt.Fprintf(&b, "%s by %s: %v -> %v\n", instant(c.ChangedAt), plain(c.Role), c.Before, c.After)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func newPolicyList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the policies",
+		Long:  `List the policies that say something, those of organizations first.`,
+		Example: `  tokenalert policy list
+  tokenalert policy list --output json | jq 'map(select(.muted_until))'`,
+		Args: arguments(cobra.NoArgs),
+	}
+	format := addOutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return withDatabase(cmd, "policy", func(ctx context.Context, database *store.Store) error {
+			list, err := database.Policies(ctx)
+			if err != nil {
+				return err
+			}
+			if *format == outputJSON {
+				return printJSON(cmd.OutOrStdout(), append([]store.Policy{}, list...))
+			}
+			if len(list) == 0 {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no policies: the settings count for everybody")
+				return err
+			}
+			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(table, "OF\tTHRESHOLDS\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tCHANGED") //nolint:errcheck // told by Flush
+			for _, p := range list {
+				of := store.PolicyOf{Organization: p.OrganizationID, User: p.UserID}
+				row := []string{of.String()}
+				for _, line := range policyLines(p) {
+					row = append(row, strings.TrimSpace(line[len("mute until"):]))
+				}
+				fmt.Fprintln(table, strings.Join(append(row, instant(p.ChangedAt)), "\t")) //nolint:errcheck // as above
+			}
+			return table.Flush()
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,267 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// PolicyOf names whom a policy is of: an organization or a user, not both.
+type PolicyOf struct{ Organization, User *uuid.UUID }
+
+func (of PolicyOf) String() string {
+	if of.User != nil {
+		return "user " + of.User.String()
+	}
+	return "organization " + of.Organization.String()
+}
+
+// A Policy is what an organization, or a user, is told otherwise than the
+// settings say. What is nil says nothing.
+type Policy struct {
+	OrganizationID *uuid.UUID `json:"organization_id"`
+	UserID         *uuid.UUID `json:"user_id"`
+	Thresholds     []int32    `json:"thresholds"` // percent, ascending
+	Language       *string    `json:"language"`
+	Channels       []string   `json:"channels"` // empty and not nil: the notification alone
+	MutedUntil     *time.Time `json:"muted_until"`
+	AdminsFrom     *int32     `json:"admins_from"` // lowest threshold of which admins are told too; 0: of none
+	ChangedAt      time.Time  `json:"changed_at"`
+}
+
+// MutedForever is what an infinite time, which the database may hold, is read as.
+var MutedForever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+const policyColumns = `organization_id, user_id, thresholds, language, channels, CASE muted_until
+	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, admins_from, changed_at`
+
+// saysNothing is a policy that was removed.
+const saysNothing = `num_nonnulls(thresholds, language, channels, muted_until, admins_from) = 0`
+
+// PolicyChange sets what is not nil, to nothing where it points to nil.
+type PolicyChange struct {
+	Thresholds *[]int32
+	Language   **string
+	Channels   *[]string
+	MutedUntil **time.Time
+	AdminsFrom **int32
+}
+
+// RemovePolicy is the change after which a policy says nothing.
+func RemovePolicy() PolicyChange {
+	return PolicyChange{Thresholds: new([]int32), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32)}
+}
+
+func (c PolicyChange) apply(p *Policy) {
+	if c.Thresholds != nil {
+		p.Thresholds = *c.Thresholds
+	}
+	if c.Language != nil {
+		p.Language = *c.Language
+	}
+	if c.Channels != nil {
+		p.Channels = *c.Channels
+	}
+	if c.MutedUntil != nil {
+		p.MutedUntil = *c.MutedUntil
+	}
+	if c.AdminsFrom != nil {
+		p.AdminsFrom = *c.AdminsFrom
+	}
+}
+
+// ChangedPolicy is a policy after a change, and whom that is about: everybody
+// with a total in their current period, as the tick that follows finds them.
+type ChangedPolicy struct {
+	Before, After Policy
+	Now           time.Time
+	Settings      *Settings // in force; nil where no worker has ever led
+	Candidates    []Candidate
+}
+
+var errDryRun = errors.New("only asked")
+
+// ChangePolicy changes a policy; the next tick goes by it. With dryRun it only
+// says what would be. It takes the owner of the tables. An error that
+// IsData is about the values.
+func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChange, dryRun bool) (ChangedPolicy, error) {
+	var c ChangedPolicy
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		if err := mustExist(ctx, tx, of); err != nil {
+			return err
+		}
+		before, err := readPolicy(ctx, tx, of)
+		if err != nil {
+			return err
+		}
+		c.Before = *before
+		after := *before
+		change.apply(&after)
+		if c.After, err = writePolicy(ctx, tx, after); err != nil {
+			return err
+		}
+		if err := c.readCandidates(ctx, tx, of); err != nil {
+			return err
+		}
+		if dryRun {
+			return errDryRun // which rolls it back
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errDryRun) {
+		return c, fmt.Errorf("policy of %s: %w", of, s.refused(ctx, err))
+	}
+	return c, nil
+}
+
+func mustExist(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
+	var exists bool
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE id = $1) OR EXISTS (SELECT FROM organizations WHERE id = $2)`,
+		of.User, of.Organization).Scan(&exists)
+	if err == nil && !exists {
+		return errors.New("there is none")
+	}
+	return err
+}
+
+// readPolicy returns one that says nothing where there is none.
+func readPolicy(ctx context.Context, tx pgx.Tx, of PolicyOf) (*Policy, error) {
+	rows, err := tx.Query(ctx, `SELECT `+policyColumns+` FROM tokenalert.policies WHERE user_id = $1 OR organization_id = $2`, of.User, of.Organization)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Policy])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return &Policy{OrganizationID: of.Organization, UserID: of.User}, nil
+	}
+	return &p, err
+}
+
+func writePolicy(ctx context.Context, tx pgx.Tx, p Policy) (Policy, error) {
+	key := "organization_id"
+	if p.UserID != nil {
+		key = "user_id"
+	}
+	rows, err := tx.Query(ctx, `
+		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, language, channels, muted_until, admins_from, added, version, changed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, '{}', 0, now())
+		ON CONFLICT (`+key+`) DO UPDATE SET thresholds = EXCLUDED.thresholds, language = EXCLUDED.language,
+			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until, admins_from = EXCLUDED.admins_from
+		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom)
+	if err != nil {
+		return p, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Policy])
+}
+
+func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
+	var err error
+	if err = tx.QueryRow(ctx, "SELECT tokenalert.now()").Scan(&c.Now); err != nil {
+		return err
+	}
+	if c.Settings, err = scanSettings(tx.QueryRow(ctx, settingsInForce)); err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT `+candidateColumns+`
+		FROM (SELECT u.user_id, u.period_start, u.period_end, u.tokens_used, u.marks, NULL::timestamptz AS newest
+		      FROM tokenalert.accounts() x JOIN tokenalert.usage_periods u ON u.user_id = x.user_id
+		      WHERE (x.user_id = $1 OR x.organization_id = $2) AND u.period_start <= tokenalert.now() AND tokenalert.now() < u.period_end) c,
+		     `+accountOfCandidate+`
+		ORDER BY c.user_id`, of.User, of.Organization)
+	if err != nil {
+		return err
+	}
+	c.Candidates, err = scanCandidates(rows, nil)
+	return err
+}
+
+// Policies lists those that say something, organizations first.
+func (s *Store) Policies(ctx context.Context) ([]Policy, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+policyColumns+` FROM tokenalert.policies WHERE NOT `+saysNothing+` ORDER BY organization_id, user_id`)
+	if err != nil {
+		return nil, fmt.Errorf("list policies: %w", s.refused(ctx, err))
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Policy])
+	if err != nil {
+		return nil, fmt.Errorf("list policies: %w", s.refused(ctx, err))
+	}
+	return list, nil
+}
+
+// A PolicyVersion is one change of a policy.
+type PolicyVersion struct {
+	ChangedAt time.Time      `json:"changed_at"`
+	Role      string         `json:"role"`
+	Before    map[string]any `json:"before"`
+	After     map[string]any `json:"after"`
+}
+
+// Policies are the two that may count for a user.
+type Policies struct {
+	User         *Policy `json:"user"`         // nil: none, or not asked for a user
+	Organization *Policy `json:"organization"` // nil: none
+}
+
+func policiesOf(ctx context.Context, tx pgx.Tx, user, organization *uuid.UUID) (Policies, error) {
+	var both Policies
+	for _, look := range []struct {
+		of PolicyOf
+		to **Policy
+	}{{PolicyOf{User: user}, &both.User}, {PolicyOf{Organization: organization}, &both.Organization}} {
+		p, err := readPolicy(ctx, tx, look.of)
+		if err != nil {
+			return both, err
+		}
+		if !p.ChangedAt.IsZero() {
+			*look.to = p
+		}
+	}
+	return both, nil
+}
+
+// PolicyInForce is what counts for a user, or for who has no policy of their own
+// in an organization, and where each comes from.
+type PolicyInForce struct {
+	Policies
+	Settings *Settings       `json:"settings"` // nil where no worker has ever led
+	Changes  []PolicyVersion `json:"changes"`  // of the one that was asked for, the newest first
+}
+
+// PolicyInForce returns what counts.
+func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, error) {
+	var f PolicyInForce
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if err := mustExist(ctx, tx, of); err != nil {
+			return err
+		}
+		organization := of.Organization
+		if of.User != nil {
+			if err := tx.QueryRow(ctx, "SELECT organization_id FROM tokenalert.accounts() WHERE user_id = $1", of.User).Scan(&organization); err != nil {
+				return err
+			}
+		}
+		var err error
+		if f.Policies, err = policiesOf(ctx, tx, of.User, organization); err != nil {
+			return err
+		}
+		if f.Settings, err = scanSettings(tx.QueryRow(ctx, settingsInForce)); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `SELECT changed_at, role::text, before, after FROM tokenalert.policy_changes
+			WHERE user_id = $1 OR organization_id = $2 ORDER BY version DESC`, of.User, of.Organization)
+		if err != nil {
+			return err
+		}
+		f.Changes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[PolicyVersion])
+		return err
+	})
+	if err != nil {
+		return f, fmt.Errorf("policy of %s: %w", of, s.refused(ctx, err))
+	}
+	return f, nil
+}

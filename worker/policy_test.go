@@ -1,0 +1,255 @@
+package worker_test
+
+import (
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
+	"tokenalert/store"
+	"tokenalert/worker"
+)
+
+// policy sets one column of a policy, for an organization or a user.
+func (w *world) policy(of, column string, id uuid.UUID, value any) {
+	w.t.Helper()
+	w.ownerExec(`INSERT INTO tokenalert.policies AS p (`+of+`, `+column+`, added, version, changed_at) VALUES ($1, $2, '{}', 0, now())
+		ON CONFLICT (`+of+`) DO UPDATE SET `+column+` = EXCLUDED.`+column, id, value)
+}
+
+const ofOrganization, ofUser = "organization_id", "user_id"
+
+// reasons are a user's alerts as "threshold reason", told ones as "told".
+func (w *world) reasons(user uuid.UUID) map[int]string {
+	w.t.Helper()
+	reasons := map[int]string{}
+	for _, a := range w.alerts(user) {
+		reasons[a.Threshold] = a.Reason
+		if a.Sent {
+			reasons[a.Threshold] = "told"
+		}
+	}
+	return reasons
+}
+
+// Whoever stands above a threshold that a policy gains is not told of it; who
+// reaches it from then on is, also who had used nothing yet. The worker sleeps
+// when it is made, and is not started anew.
+func TestAPolicyGainsAThreshold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	above, below, fresh := w.user(100), w.user(100), w.user(100)
+	w.use(above, 60)
+	w.use(below, 40)
+	r := w.start()
+	r.asleep()
+	w.policy(ofOrganization, "thresholds", w.org, []int32{50, 80})
+	w.eventually(func() bool { return len(w.alerts(above)) > 0 }, "the policy is not noticed")
+	w.settle()
+	assert.Equal(t, map[int]string{50: "threshold_added"}, w.reasons(above))
+	assert.Empty(t, w.alerts(below))
+
+	w.use(below, 15)
+	w.use(fresh, 55)
+	w.use(above, 25)
+	w.settle()
+	assert.Equal(t, map[int]string{50: "told"}, w.reasons(below))
+	assert.Equal(t, map[int]string{50: "told"}, w.reasons(fresh))
+	assert.Equal(t, map[int]string{50: "threshold_added", 80: "told"}, w.reasons(above))
+
+	// 90 is none of theirs, until the policy is gone: then it is gained.
+	w.use(above, 7)
+	w.settle()
+	assert.Equal(t, map[int]string{50: "threshold_added", 80: "told"}, w.reasons(above))
+	w.policy(ofOrganization, "thresholds", w.org, nil)
+	w.eventually(func() bool { return len(w.alerts(above)) == 3 }, "its end is not noticed")
+	assert.Equal(t, map[int]string{50: "threshold_added", 80: "told", 90: "threshold_added"}, w.reasons(above))
+	w.use(below, 30) // 85
+	w.settle()
+	assert.Equal(t, map[int]string{50: "told", 80: "told"}, w.reasons(below))
+}
+
+// A user's policy counts before that of the organization, and reaches below the
+// lowest threshold of the settings.
+func TestAUsersPolicyCountsFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, other, elsewhere := w.user(1000), w.user(1000), w.user(1000)
+	organization, err := host.NewOrganization(t.Context(), w.owner, "Other")
+	require.NoError(t, err)
+	w.ownerExec("UPDATE users SET organization_id = $1 WHERE id = $2", organization, elsewhere)
+	w.policy(ofOrganization, "thresholds", w.org, []int32{95})
+	w.policy(ofUser, "thresholds", one, []int32{1, 150})
+	w.start()
+	for _, user := range []uuid.UUID{one, other, elsewhere} {
+		w.use(user, 10)
+	}
+	w.settle()
+	assert.Equal(t, map[int]string{1: "told"}, w.reasons(one))
+	for _, user := range []uuid.UUID{one, other, elsewhere} {
+		w.use(user, 910)
+	}
+	w.settle()
+	assert.Equal(t, map[int]string{1: "told"}, w.reasons(one))
+	assert.Empty(t, w.alerts(other))
+	assert.Equal(t, map[int]string{80: "superseded", 90: "told"}, w.reasons(elsewhere))
+	w.use(one, 580) // 150 %
+	w.use(other, 30)
+	w.settle()
+	assert.Equal(t, map[int]string{1: "told", 150: "told"}, w.reasons(one))
+	assert.Equal(t, map[int]string{95: "told"}, w.reasons(other))
+}
+
+// What is crossed while muted is recorded, and not told later.
+func TestMuted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	muted, heard := w.user(100), w.user(100)
+	w.policy(ofOrganization, "muted_until", w.org, "infinity")
+	w.policy(ofUser, "muted_until", heard, "2000-01-01 00:00+00")
+	r := w.start()
+	w.use(muted, 95)
+	w.settle()
+	assert.Equal(t, "muted", r.await(worker.EventAlertSuppressed).ContextMap()["reason"])
+	w.use(heard, 95)
+	w.settle()
+	assert.Equal(t, map[int]string{80: "muted", 90: "muted"}, w.reasons(muted))
+	assert.Equal(t, map[int]string{80: "superseded", 90: "told"}, w.reasons(heard))
+
+	w.policy(ofOrganization, "muted_until", w.org, nil)
+	w.use(muted, 10)
+	w.settle()
+	assert.Equal(t, map[int]string{80: "muted", 90: "muted", 100: "told"}, w.reasons(muted))
+}
+
+// An organization's language is for users who have none that messages exist in.
+func TestAPolicysLanguage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	none, french, own, forced := w.user(100), w.newUser(host.User{Limit: new(100), Language: new("fr")}),
+		w.newUser(host.User{Limit: new(100), Language: new("es")}), w.newUser(host.User{Limit: new(100), Language: new("es")})
+	w.policy(ofOrganization, "language", w.org, "pt")
+	w.policy(ofUser, "language", forced, "en")
+	w.start(func(c *worker.Config) { c.Language = "es" })
+	for user, title := range map[uuid.UUID]string{
+		none: "dos tokens de IA", french: "dos tokens de IA", own: "tokens de IA utilizados", forced: "of AI tokens used",
+	} {
+		w.use(user, 85)
+		w.settle()
+		told := w.notifications(user)
+		require.Len(t, told, 1)
+		assert.Contains(t, told[0].Title, title)
+	}
+}
+
+// Of the channels that are set up, a policy has some.
+func TestAPolicysChannels(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	all, some, no := w.user(100), w.user(100), w.user(100)
+	w.policy(ofUser, "channels", some, []string{"email", "notification"})
+	w.policy(ofUser, "channels", no, []string{})
+	w.deliverBy = []string{"email", "webhook"}
+	w.start()
+	for _, user := range []uuid.UUID{all, some, no} {
+		w.use(user, 85)
+	}
+	w.settle()
+	for user, channels := range map[uuid.UUID]string{all: "email,webhook", some: "email", no: ""} {
+		var got string
+		require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT coalesce(string_agg(j.queue, ',' ORDER BY j.queue), '') FROM tokenalert.river_job j
+			JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE a.user_id = $1`, user).Scan(&got))
+		assert.Equal(t, channels, got)
+	}
+}
+
+// From a threshold on the admins of the organization are told as well, each in
+// their language and once; not of themselves, and not of what nobody is told.
+func TestAdminsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.newUser(host.User{Limit: new(100), FullName: "Ana", Language: new("es")})
+	admins := map[uuid.UUID]string{
+		w.newUser(host.User{Limit: new(100), FullName: "Eva", Language: new("en")}): "👤 Ana: 90% of AI tokens used",
+		w.newUser(host.User{Limit: new(100), FullName: "Rui", Language: new("pt")}): "👤 Ana: 90% dos tokens de IA utilizados",
+	}
+	stranger := w.user(100)
+	organization, err := host.NewOrganization(t.Context(), w.owner, "Other")
+	require.NoError(t, err)
+	w.ownerExec("UPDATE users SET organization_id = $1 WHERE id = $2", organization, stranger)
+	w.ownerExec("UPDATE users SET role = 'admin' WHERE id <> $1", user)
+	w.policy(ofOrganization, "admins_from", w.org, 90)
+	w.deliverBy = []string{"email", "webhook"}
+	w.start()
+	for _, tokens := range []int{85, 10, 0} { // 85, 95, and once more
+		w.use(user, tokens)
+		w.settle()
+	}
+	assert.Len(t, w.notifications(user), 2)
+	for admin, title := range admins {
+		told := w.notifications(admin)
+		require.Len(t, told, 1)
+		assert.Equal(t, title, told[0].Title)
+		assert.Contains(t, told[0].Message, "95")
+	}
+	assert.Empty(t, w.notifications(stranger))
+	var jobs string
+	require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT string_agg(format('%s %s', queue, CASE WHEN args ? 'admin' THEN 'admin' ELSE 'user' END), ', '
+		ORDER BY queue, args ? 'admin') FROM tokenalert.river_job`).Scan(&jobs))
+	assert.Equal(t, "email user, email user, email admin, email admin, webhook user, webhook user", jobs)
+
+	muted := w.user(100)
+	w.policy(ofUser, "muted_until", muted, "infinity")
+	w.use(muted, 95)
+	w.settle()
+	for admin := range admins {
+		assert.Len(t, w.notifications(admin), 1, "of one who is muted")
+		w.use(admin, 91) // the other is told of it too
+		w.settle()
+		assert.Len(t, w.notifications(admin), 2, "of their own")
+		break
+	}
+}
+
+// What the command foretells is what the next tick does.
+func TestForetell(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	above, below := w.user(100), w.user(100)
+	w.use(above, 60)
+	w.use(below, 30)
+	r := w.start()
+	r.asleep()
+	owner, err := store.OpenFor("policy", w.db.OwnerURL(), "")
+	require.NoError(t, err)
+	t.Cleanup(owner.Close)
+	change := store.PolicyChange{Thresholds: new([]int32{50, 80})}
+	of := store.PolicyOf{Organization: &w.org}
+	asked, err := owner.ChangePolicy(t.Context(), of, change, true)
+	require.NoError(t, err)
+	assert.Len(t, asked.Candidates, 2)
+	list, err := owner.Policies(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, list, "it was only asked")
+	w.settle()
+	assert.Empty(t, w.alerts(above))
+
+	changed, err := owner.ChangePolicy(t.Context(), of, change, false)
+	require.NoError(t, err)
+	foretold := worker.Foretell(changed)
+	require.Len(t, worker.Foretell(asked), len(foretold))
+	for i, d := range worker.Foretell(asked) {
+		assert.Equal(t, foretold[i].Alerts, d.Alerts)
+	}
+	w.eventually(func() bool { return len(w.alerts(above)) > 0 }, "the policy is not noticed")
+	told := map[int]string{}
+	for _, d := range foretold {
+		for _, a := range d.Alerts {
+			assert.Equal(t, above, d.UserID)
+			told[int(a.Threshold)] = a.Reason
+		}
+	}
+	assert.Equal(t, w.reasons(above), told)
+}
