@@ -48,7 +48,7 @@ func TestRunbooksNameWhatExists(t *testing.T) {
 	events := map[string][]string{}
 	kinds := map[string]bool{} // of events, as user in user.set_aside
 	for _, e := range worker.Events {
-		events[string(e.Name)] = append([]string{"ts", "level", "msg", "event"}, e.Fields...)
+		events[string(e.Name)] = append([]string{"ts", "level", "msg", "event", "worker"}, e.Fields...)
 		kind, _, _ := strings.Cut(string(e.Name), ".")
 		kinds[kind] = true
 	}
