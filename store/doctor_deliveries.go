@@ -16,13 +16,17 @@ const (
 	lateAfter    = 15 * time.Minute
 )
 
+// lastError is that of a job's last attempt, without what River puts before one
+// that ended it.
+const lastError = `left(regexp_replace(errors[cardinality(errors)] ->> 'error', '^JobCancelError: ', ''), 300)`
+
 // onTheirWay counts, by channel, what is due and nobody takes, and what was tried
 // and is late, with the last error of the oldest. A delivery that somebody had
 // tried again is as old as that.
 const onTheirWay = `
 SELECT queue, quote_literal(queue), count(*) FILTER (WHERE due < $1), clock_timestamp() - min(scheduled_at),
        count(*) FILTER (WHERE attempt > 0 AND age > $2), max(age) FILTER (WHERE attempt > 0),
-       coalesce((array_agg(left(errors[cardinality(errors)] ->> 'error', 300) ORDER BY age DESC) FILTER (WHERE attempt > 0))[1], '')
+       coalesce((array_agg(` + lastError + ` ORDER BY age DESC) FILTER (WHERE attempt > 0))[1], '')
 FROM (SELECT *, clock_timestamp() - greatest(created_at, (metadata ->> 'retried_at')::timestamptz) AS age, scheduled_at - clock_timestamp() AS due
       FROM tokenalert.river_job WHERE state IN ('available', 'pending', 'retryable', 'scheduled') AND kind = 'delivery') j
 GROUP BY queue ORDER BY queue`
@@ -30,7 +34,7 @@ GROUP BY queue ORDER BY queue`
 // givenUp counts, by channel, what failed for good in the last day, with the last
 // error. What ended because its alert is gone is no failure.
 const givenUp = `
-SELECT queue, count(*), coalesce((array_agg(left(errors[cardinality(errors)] ->> 'error', 300) ORDER BY finalized_at DESC))[1], '')
+SELECT queue, count(*), coalesce((array_agg(` + lastError + ` ORDER BY finalized_at DESC))[1], '')
 FROM tokenalert.river_job j
 WHERE state IN ('cancelled', 'discarded') AND finalized_at > clock_timestamp() - interval '1 day' AND kind = 'delivery'
   AND EXISTS (SELECT FROM %s a WHERE a.id = (j.args ->> 'alert_id')::uuid)

@@ -33,7 +33,7 @@ func replicaDelivers(s *site) {
 // jobs changes all jobs.
 func jobs(set string) func(*site) { return doing("UPDATE tokenalert.river_job SET " + set) }
 
-const refused = `errors = ARRAY[jsonb_build_object('error', 'first'), jsonb_build_object('error', 'the receiver answered 410 Gone')]`
+const refused = `errors = ARRAY[jsonb_build_object('error', 'first'), jsonb_build_object('error', 'JobCancelError: the receiver answered 410 Gone')]`
 
 func TestTheDoctorFindsWhatIsNotDelivered(t *testing.T) {
 	t.Parallel()

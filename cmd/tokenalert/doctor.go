@@ -55,6 +55,7 @@ host fails), the database cannot be reached, or the command was used wrongly.`,
 			if err != nil {
 				return usageError{err}
 			}
+			request.Delivers = len(s.channels().Names()) > 0
 			diagnosis := database.Doctor(cmd.Context(), request)
 			if *format == outputJSON {
 				err = printJSON(cmd.OutOrStdout(), diagnosisDocument(diagnosis))
