@@ -66,6 +66,7 @@ type DoctorRequest struct {
 	Zone      *time.Location // Settings.TimeZone by this binary's rules
 	Bell      string         // TOKENALERT_BELL: auto, on or off
 	BellLease time.Duration
+	Delivers  bool             // a channel is set up
 	Now       func() time.Time // the clock of this machine; nil: the real one
 
 	// What is older is found fault with. Zero: the default.
@@ -129,6 +130,7 @@ var checks = []check{
 	{"lead", schema, examineLead},
 	{"bell", schema, examineBell},
 	{"lag", leader, examineLag},
+	{"deliveries", schema, examineDeliveries},
 }
 
 // Doctor looks at everything that can be wrong between the worker, the server

@@ -157,23 +157,27 @@ func examineConnections(ctx context.Context, e *examination, tx pgx.Tx, x *Exami
 	if err != nil {
 		return err
 	}
+	needed, does := connectionsNeeded, "leads"
+	if e.q.Delivers {
+		needed, does = needed+queuePoolSize, "leads and delivers"
+	}
 	var what, name string
 	var limit, used int
 	_, err = pgx.ForEachRow(rows, []any{&what, &name, &limit, &used}, func() error {
-		if limit-used >= connectionsNeeded {
+		if limit-used >= needed {
 			return nil
 		}
-		says := fmt.Sprintf("of %s of %s %s, %d are used by others than workers, and a worker that leads needs %d",
-			plural(limit, "connection", "connections"), what, name, used, connectionsNeeded)
-		remedy, commands := "allow more:", []string{fmt.Sprintf("ALTER %s %s CONNECTION LIMIT %d;", strings.ToUpper(what), name, used+2*connectionsNeeded)}
+		says := fmt.Sprintf("of %s of %s %s, %d are used by others than workers, and a worker that %s needs %d",
+			plural(limit, "connection", "connections"), what, name, used, does, needed)
+		remedy, commands := "allow more:", []string{fmt.Sprintf("ALTER %s %s CONNECTION LIMIT %d;", strings.ToUpper(what), name, used+2*needed)}
 		if what == "server" {
-			says = fmt.Sprintf("of the server's %d connections, %d are used by others than workers, and a worker that leads needs %d", limit, used, connectionsNeeded)
+			says = fmt.Sprintf("of the server's %d connections, %d are used by others than workers, and a worker that %s needs %d", limit, used, does, needed)
 			remedy = "let go of some, or allow more and restart the server:"
-			commands = []string{fmt.Sprintf("ALTER SYSTEM SET max_connections = %d;", 2*limit+connectionsNeeded)}
+			commands = []string{fmt.Sprintf("ALTER SYSTEM SET max_connections = %d;", 2*limit+needed)}
 		}
 		x.find(Warning, says, remedy, commands...)
 		return nil
 	})
-	x.Well = fmt.Sprintf("the limits leave a worker its %d", connectionsNeeded)
+	x.Well = fmt.Sprintf("the limits leave a worker its %d", needed)
 	return err
 }

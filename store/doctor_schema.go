@@ -49,6 +49,11 @@ func findGone(ctx context.Context, tx pgx.Tx, x *Examined) error {
 		}
 	}
 	slices.Sort(wanted)
+	// A type of ours is spelled with its schema unless that is in search_path, as it
+	// is, by "$user", for a role that is called tokenalert.
+	if _, err := tx.Exec(ctx, "SET LOCAL search_path = pg_catalog"); err != nil {
+		return err
+	}
 	rows, err := tx.Query(ctx, `
 		SELECT wanted FROM unnest($1::text[]) AS wanted
 		EXCEPT

@@ -98,9 +98,19 @@ func TestTheDoctorSeesAServerThatIsFull(t *testing.T) {
 	in := pgtest.StartServer(t, map[string]string{"max_connections": "20"}) // three of them a superuser's
 	s := siteOn(t, in.New(t, pgtest.Migrated(host.CMS)))
 	look := func() []store.Finding { return examined(t, s.diagnose(pgtest.Owner), "connections").Findings }
+	delivering := func() []store.Finding {
+		q := doctorRequest(t)
+		q.Delivers = true
+		return examined(t, diagnose(t, s.db.OwnerURL(), "", q), "connections").Findings
+	}
 	var others []*pgx.Conn
-	for range 9 {
+	for range 8 {
 		others = append(others, s.db.ConnAs(t, pgtest.Writer))
+	}
+	assert.Empty(t, delivering(), "8 are left")
+	others = append(others, s.db.ConnAs(t, pgtest.Writer))
+	if found := delivering(); assert.Len(t, found, 1) {
+		assert.Equal(t, "of the server's 17 connections, 10 are used by others than workers, and a worker that leads and delivers needs 8", found[0].Says)
 	}
 	stop := s.leads() // whose own do not count
 	assert.Empty(t, look())

@@ -26,6 +26,7 @@ type Status struct {
 	Limited       int          `json:"limited_users"` // users who have a limit
 	Users         []Standing   `json:"users"`         // those nearest to their limits, nearest first
 	Alerts        []AlertCount `json:"alerts"`        // of current periods
+	Deliveries    Deliveries   `json:"deliveries"`
 }
 
 // A TickRow is one row of the chain.
@@ -81,6 +82,14 @@ type AlertCount struct {
 	Count     int64  `json:"count"`
 }
 
+// Deliveries are alerts on their way by all channels.
+type Deliveries struct {
+	Waiting  int64      `json:"waiting"`  // for a worker, or being handed over
+	Retrying int64      `json:"retrying"` // after a failure
+	Oldest   *time.Time `json:"oldest"`   // when the oldest of both was made
+	Failed   int64      `json:"failed"`   // for good, in the last day
+}
+
 // Status looks at everything in one read-only REPEATABLE READ transaction. users
 // bounds how many standings it returns.
 func (s *Store) Status(ctx context.Context, users int) (Status, error) {
@@ -97,6 +106,7 @@ func (s *Store) Status(ctx context.Context, users int) (Status, error) {
 		status.queueChain(batch)
 		status.queueCorrections(batch)
 		status.queueAlerts(batch)
+		status.queueDeliveries(batch)
 		status.queueUsers(batch, users)
 		return tx.SendBatch(ctx, batch).Close()
 	})
@@ -174,6 +184,21 @@ func (st *Status) queueAlerts(batch *pgx.Batch) {
 		var err error
 		st.Alerts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[AlertCount])
 		return err
+	})
+}
+
+// queueDeliveries leaves out what ended because its alert is gone, which is no
+// failure.
+func (st *Status) queueDeliveries(batch *pgx.Batch) {
+	batch.Queue(`
+		SELECT count(*) FILTER (WHERE attempt = 0 OR state = 'running'), count(*) FILTER (WHERE attempt > 0 AND state <> 'running'), min(created_at),
+		       (SELECT count(*) FROM tokenalert.river_job f
+		        WHERE f.state IN ('cancelled', 'discarded') AND f.finalized_at > clock_timestamp() - interval '1 day' AND f.kind = 'delivery'
+		          AND EXISTS (SELECT FROM token_limit_alerts a WHERE a.id = (f.args ->> 'alert_id')::uuid))
+		FROM tokenalert.river_job
+		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind = 'delivery'`).QueryRow(func(row pgx.Row) error {
+		d := &st.Deliveries
+		return row.Scan(&d.Waiting, &d.Retrying, &d.Oldest, &d.Failed)
 	})
 }
 

@@ -27,8 +27,8 @@ func newDoctor() *cobra.Command {
 versions, the schema, ownership and grants (also after a restore without them),
 a pooler in between, the index, triggers, publications, prepared and long
 transactions, clocks and zones, rows that cannot be counted, the lead, the bell,
-and whether what commits is counted. It changes nothing, and reads neither prompt
-nor response.
+whether what commits is counted, and whether alerts are delivered. It changes
+nothing, and reads neither prompt nor response.
 
 Run it in the environment of the workers, with which it compares the database,
 and as their role. As the owner of ai_usage_logs it sees more: what every role
@@ -55,6 +55,7 @@ host fails), the database cannot be reached, or the command was used wrongly.`,
 			if err != nil {
 				return usageError{err}
 			}
+			request.Delivers = len(s.channels().Names()) > 0
 			diagnosis := database.Doctor(cmd.Context(), request)
 			if *format == outputJSON {
 				err = printJSON(cmd.OutOrStdout(), diagnosisDocument(diagnosis))

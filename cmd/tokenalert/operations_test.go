@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
 	"tokenalert/internal/transcript"
+	"tokenalert/store"
 	"tokenalert/worker"
 )
 
@@ -45,6 +47,7 @@ func TestOperations(t *testing.T) {
 	from, to := pgtest.StartServer(t, nil), pgtest.StartServer(t, nil)
 	was := from.New(t, pgtest.Host(host.CMSWithTrigger))
 	becomes, untouched := to.New(t, empty), to.New(t, empty)
+	other := from.New(t, pgtest.Host(host.LMS))
 	untouched.Restore(t, pgtest.Owner, was.Dump(t, "--no-owner", "--no-privileges")) // skips where pg_dump is older than the server
 	for _, db := range []*pgtest.DB{was, becomes} {
 		_, err := db.Conn(t).Exec(t.Context(), "ALTER ROLE "+pgtest.Owner+" CREATEROLE; GRANT pg_signal_backend TO "+pgtest.Owner)
@@ -56,6 +59,7 @@ func TestOperations(t *testing.T) {
 	_, err = host.NewUser(t.Context(), owner, host.User{Organization: org, Limit: new(1000)}) // or the doctor misses one
 	require.NoError(t, err)
 	demandPassword(t, was, "tokenalert")
+	demandPassword(t, other, "tokenalert_bell")
 
 	for shown, here := range map[string]string{
 		"postgres://platform:first-secret@db.example.com/cms":     was.OwnerURL(),
@@ -63,6 +67,10 @@ func TestOperations(t *testing.T) {
 		"postgres://tokenalert:second-secret@db.example.com/cms":  withPassword(t, was.URLAs("tokenalert"), "second-secret"),
 		"postgres://tokenalert:third-secret@db.example.com/cms":   withPassword(t, was.URLAs("tokenalert"), "third-secret"),
 		"postgres://tokenalert:second-secret@new.example.com/cms": becomes.URLAs("tokenalert"),
+
+		"postgres://learning:fourth-secret@lms.example.com/lms":         other.OwnerURL(),
+		"postgres://tokenalert_bell:fifth-secret@lms.example.com/lms":   withPassword(t, other.URLAs("tokenalert_bell"), "fifth-secret"),
+		"postgres://tokenalert_bell:seventh-secret@lms.example.com/lms": withPassword(t, other.URLAs("tokenalert_bell"), "seventh-secret"),
 	} {
 		require.Contains(t, page, shown)
 		page = strings.ReplaceAll(page, shown, here)
@@ -77,7 +85,7 @@ func TestOperations(t *testing.T) {
 	for _, b := range played {
 		answers.WriteString(b.Answer + "\n")
 	}
-	for _, says := range []string{"the schema is up to date", "all is well", "the chain of ticks comes from another cluster", "down 00001"} {
+	for _, says := range []string{"the schema is up to date", "all is well", "no such deliveries", "0 deliveries tried again", "the chain of ticks comes from another cluster", "down 00001"} {
 		assert.Contains(t, answers.String(), says)
 	}
 	schema := func(db *pgtest.DB) string { return withoutKey(db.Dump(t, "--schema-only", "--no-privileges")) }
@@ -85,6 +93,53 @@ func TestOperations(t *testing.T) {
 	left, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	assert.Empty(t, left, "files")
+}
+
+// TestTheGrantInAnotherDatabase has a role that docs/operations.md makes copy
+// notifications, and sees that it may do no more.
+func TestTheGrantInAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	granted := regexp.MustCompile(`(?s)GRANT USAGE ON SCHEMA public TO tokenalert_bell;.*? TO tokenalert_bell"`).FindString(operations(t))
+	require.NotEmpty(t, granted)
+	other := pgtest.New(t, pgtest.Host(host.LMS))
+	role := other.Name + "_bell"
+	admin := other.Conn(t)
+	exec := func(sql string) {
+		t.Helper()
+		_, err := admin.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err, sql)
+	}
+	exec("CREATE ROLE " + role + " LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+	t.Cleanup(func() {
+		_, _ = admin.Exec(context.WithoutCancel(t.Context()), "DROP OWNED BY "+role+"; DROP ROLE "+role)
+	})
+
+	p := newPlatform(t)
+	user := p.user(1000)
+	w := p.leads("TOKENALERT_NOTIFICATIONS_URL=" + other.URLAs(role))
+	p.use(user, 850)
+	w.await(worker.EventDeliveryRetried, 1)
+	assert.Contains(t, w.stdout.String(), "permission denied for table notifications")
+	p.eventually("SELECT state = 'retryable' FROM tokenalert.river_job", "River does not note it")
+	exec(strings.ReplaceAll(strings.TrimSuffix(granted, `"`), "tokenalert_bell", role))
+	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", "1")
+	require.Equal(t, 0, exit, stderr)
+	w.await(worker.EventDeliveryCompleted, 1)
+	var title string
+	require.NoError(t, admin.QueryRow(t.Context(), "SELECT title FROM notifications WHERE user_id = $1 AND NOT is_read AND created_at > now() - interval '1 minute'", user).Scan(&title))
+	assert.Equal(t, ask[string](p, "SELECT title FROM notifications"), title)
+
+	conn, err := pgx.Connect(t.Context(), other.URLAs(role))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(t.Context()) }()
+	for _, sql := range []string{
+		"SELECT title FROM notifications", "UPDATE notifications SET is_read = true", "DELETE FROM notifications",
+		"INSERT INTO notifications (organization_id, user_id, title, message, is_read) VALUES (gen_random_uuid(), gen_random_uuid(), '', '', true)",
+		"SELECT id FROM users",
+	} {
+		_, err := conn.Exec(t.Context(), sql)
+		assert.Equal(t, "42501", store.SQLState(err), sql)
+	}
 }
 
 // withoutKey leaves out of a dump the key that newer releases of pg_dump make up

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,8 +88,9 @@ func (p *platform) rows(sql string, args ...any) [][]string {
 }
 
 // TestQuestions asks the log of workers that told people, kept from telling them,
-// gave up the lead, lost it, were killed and caught up, what docs/events.md asks,
-// and compares the answers with the database.
+// gave up the lead, lost it, were killed, caught up, and delivered to a receiver
+// that takes an alert when it is asked again, and another one never, what
+// docs/events.md asks, and compares the answers with the database.
 func TestQuestions(t *testing.T) {
 	t.Parallel()
 	p := newStraightPlatform(t)
@@ -101,7 +104,7 @@ func TestQuestions(t *testing.T) {
 	one := p.leads(name("one")...)
 	two := p.follows(append(name("two"), more)...)
 	two.await(worker.EventSettingsDiffer, 1)
-	told, jumped, poison, late, bulk := p.user(1000), p.user(1000), p.user(1000), p.user(1000), p.user(0)
+	told, jumped, poison, late, lost, bulk := p.user(1000), p.user(1000), p.user(1000), p.user(1000), p.user(1000), p.user(0)
 	p.eventually("SELECT NOT EXISTS (SELECT FROM tokenalert.recounts)", "the new users are not seen") // with whom a row has no latency
 	p.use(told, 850)
 	one.await(worker.EventAlertSent, 1)
@@ -140,9 +143,23 @@ func TestQuestions(t *testing.T) {
 		p.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used)
 			SELECT $1::uuid, $2::uuid, 1 FROM generate_series(1, $3::integer)`, bulk, p.org, rows)
 	}
-	three := p.leads(append(name("three"), more)...)
+	answers := make(chan int, 3)
+	answers <- http.StatusInternalServerError
+	answers <- http.StatusNoContent
+	answers <- http.StatusGone
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(<-answers) }))
+	defer receiver.Close()
+	three := p.leads(append(name("three"), more, "TOKENALERT_WEBHOOK_URL="+receiver.URL, "TOKENALERT_WEBHOOK_ALLOW=127.0.0.1",
+		"TOKENALERT_WEBHOOK_SECRET=whsec_"+strings.Repeat("c2VjcmV0", 4))...)
 	p.counted(bulk, transactions*rows)
 	three.await(worker.EventAlertSent, 1)
+	three.await(worker.EventDeliveryRetried, 1)
+	p.eventually("SELECT state = 'retryable' FROM tokenalert.river_job", "River does not note it")
+	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", "1")
+	require.Equal(t, 0, exit, stderr)
+	three.await(worker.EventDeliveryCompleted, 1)
+	p.use(lost, 850)
+	three.await(worker.EventDeliveryFailed, 1)
 
 	nowhere := startProcess(t, append(runEnvironment("postgres:///nowhere?host="+t.TempDir(), ""), name("nowhere")...), "run")
 	eventually(t, func() bool { return nowhere.metric(`tokenalert_reconnects_total{connection="lead"}`) >= 3 }, "it does not try again")
@@ -176,7 +193,7 @@ func TestQuestions(t *testing.T) {
 			}
 			assert.ElementsMatch(t, p.rows(`SELECT user_id::text, alert_threshold, trunc(percent_used, 1)::float8 FROM token_limit_alerts
 				WHERE alert_sent AND sent_at >= date_trunc('day', now())`), answer)
-			assert.Len(t, answer, 3)
+			assert.Len(t, answer, 4)
 		},
 		"Why was this user not told?": func(t *testing.T, question string) {
 			reasons := func(user uuid.UUID) (found [][]string) {
@@ -358,6 +375,38 @@ func TestQuestions(t *testing.T) {
 			retry := ask[string](p, "SELECT "+inLog("max(due_at)")+" FROM tokenalert.recounts WHERE user_id = $1 AND cause = 'set_aside'", poison)
 			assert.Equal(t, []string{poison.String(), "P0001", retry}, answer[0][:3])
 			assert.Contains(t, answer[0][3], "a trigger of the host")
+		},
+		"Did this user's alerts arrive?": func(t *testing.T, question string) {
+			deliveries := func(user uuid.UUID) (found [][]string) {
+				for _, columns := range a.ask(log, question, "USER_ID="+user.String()) {
+					found = append(found, columns[1:])
+				}
+				return found
+			}
+			assert.Equal(t, [][]string{
+				{"webhook", "95", "delivery.retried", "1", "webhook to <address>: it answered 500"}, {"webhook", "95", "delivery.completed", "2", ""},
+			}, deliveries(late))
+			assert.Equal(t, [][]string{{"webhook", "80", "delivery.failed", "1", "webhook to <address>: it answered 410"}}, deliveries(lost))
+			assert.Empty(t, deliveries(told), "nothing was set up")
+		},
+		"What has not arrived, and why?": func(t *testing.T, question string) {
+			answer := a.ask(log, question)
+			require.Len(t, answer, 1)
+			want := p.rows(`SELECT 'delivery.failed', j.queue, a.user_id::text, 'webhook to <address>: it answered 410'
+				FROM tokenalert.river_job j JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE j.state = 'cancelled'`)
+			assert.Equal(t, want, [][]string{answer[0][1:]})
+		},
+		"How long did deliveries take?": func(t *testing.T, question string) {
+			answer := a.ask(log, question)
+			require.Len(t, answer, 1)
+			numbers := regexp.MustCompile(`^webhook: 1 alerts, p50 ([\d.]+) ms, p99 ([\d.]+) ms$`).FindStringSubmatch(answer[0][0])
+			require.NotNil(t, numbers, answer)
+			took, err := strconv.ParseFloat(numbers[1], 64)
+			require.NoError(t, err)
+			// River notes the end a little later.
+			noted := ask[float64](p, "SELECT extract(epoch FROM finalized_at - created_at)::float8 * 1000 FROM tokenalert.river_job WHERE state = 'completed'")
+			assert.InDelta(t, noted, took, 1000)
+			assert.Equal(t, numbers[1], numbers[2])
 		},
 	}
 	assert.ElementsMatch(t, slices.Collect(maps.Keys(a.questions)), slices.Collect(maps.Keys(checks)))

@@ -48,7 +48,7 @@ func TestRunbooksNameWhatExists(t *testing.T) {
 	events := map[string][]string{}
 	kinds := map[string]bool{} // of events, as user in user.set_aside
 	for _, e := range worker.Events {
-		events[string(e.Name)] = append([]string{"ts", "level", "msg", "event"}, e.Fields...)
+		events[string(e.Name)] = append([]string{"ts", "level", "msg", "event", "worker"}, e.Fields...)
 		kind, _, _ := strings.Cut(string(e.Name), ".")
 		kinds[kind] = true
 	}
@@ -131,6 +131,7 @@ func metricsOfThePage(t *testing.T) []string {
 
 func assertIsACommand(t *testing.T, typed, page string) {
 	t.Helper()
+	typed, _, _ = strings.Cut(typed, " | ")
 	command, args, err := newRoot().Find(strings.Fields(strings.ReplaceAll(typed, `"$USER_ID"`, uuid.Nil.String())))
 	if err == nil {
 		err = command.ParseFlags(args)

@@ -23,8 +23,8 @@ func newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show who leads, what is uncounted, and who is near their limit",
 		Long: `Show, as of one moment: who leads and since when, the last tick, what has not been
-counted yet, the bell, corrections that wait, the users nearest to their limits,
-and this period's alerts by threshold and reason.
+counted yet, the bell, corrections that wait, deliveries that wait or failed, the
+users nearest to their limits, and this period's alerts by threshold and reason.
 
 It only reads, works on a standby too, and needs no more than what
 tokenalert migrate grant ROLE gives.

@@ -29,13 +29,17 @@ func (v view) field(name, value string) string {
 
 // worker describes who leads and what they do.
 func (v view) worker(st store.Status) []string {
-	return []string{
+	lines := []string{
 		v.field("leader", v.leader(st)),
 		v.field("last tick", v.lastTick(st)),
 		v.field("lag", v.lag(st)),
 		v.field("bell", v.bell(st)),
 		v.field("corrections", v.corrections(st)),
 	}
+	if deliveries := v.deliveries(st); deliveries != "" {
+		lines = append(lines, v.field("deliveries", deliveries))
+	}
+	return lines
 }
 
 func (v view) leader(st store.Status) string {
@@ -117,6 +121,25 @@ func (v view) corrections(st store.Status) string {
 		return "none pending"
 	}
 	return strings.Join(parts, "; ")
+}
+
+// deliveries is empty where none is on its way and none failed.
+func (v view) deliveries(st store.Status) string {
+	d := st.Deliveries
+	var parts []string
+	if d.Waiting > 0 {
+		parts = append(parts, number(d.Waiting)+" waiting")
+	}
+	if d.Retrying > 0 {
+		parts = append(parts, v.bad.Render(number(d.Retrying)+" retrying"))
+	}
+	if parts != nil && d.Oldest != nil {
+		parts = append(parts, "the oldest for "+span(max(st.Now.Sub(*d.Oldest), 0)))
+	}
+	if d.Failed > 0 {
+		parts = append(parts, v.bad.Render(number(d.Failed)+" failed")+" in the last day")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // alerts is a table of this period's alerts, a line for each threshold.

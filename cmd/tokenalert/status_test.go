@@ -13,6 +13,7 @@ import (
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
 	"tokenalert/store"
+	"tokenalert/worker"
 )
 
 func statusOf(t *testing.T, environment []string) statusDocument {
@@ -93,6 +94,49 @@ func TestStatus(t *testing.T) {
 	assert.Equal(t, 0, exit)
 	assert.Contains(t, stdout, "2 rows uncounted, the oldest logged ")
 	assert.Contains(t, stdout, "1 pending")
+}
+
+// Deliveries have a line where some are on their way, or failed.
+func TestStatusShowsDeliveries(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	runtime := databaseEnvironment(p.db.WorkerURLs())
+	page := func() string {
+		t.Helper()
+		exit, stdout, stderr := typed(t, runtime, "status")
+		require.Equal(t, 0, exit, stderr)
+		return stdout
+	}
+	ana := p.user(1000)
+	leader := p.leads("TOKENALERT_WEBHOOK_URL=http://127.0.0.1:1/", "TOKENALERT_WEBHOOK_ALLOW=127.0.0.1", "TOKENALERT_WEBHOOK_SECRET=whsec_"+strings.Repeat("c2VjcmV0", 4))
+	assert.NotContains(t, page(), "deliveries")
+	p.use(ana, 950)
+	leader.await(worker.EventDeliveryRetried, 1)
+	leader.terminate()
+	jobs := func(set string) {
+		p.exec("UPDATE tokenalert.river_job SET created_at = now() - interval '3 minutes', " + set)
+	}
+	for _, state := range []struct {
+		set, says string
+		want      store.Deliveries
+	}{
+		{"state = 'retryable', attempt = 1", "deliveries  1 retrying, the oldest for 3 min", store.Deliveries{Retrying: 1}},
+		{"state = 'running', attempt = 2", "deliveries  1 waiting, the oldest for 3 min", store.Deliveries{Waiting: 1}},
+		{"state = 'available', attempt = 0", "deliveries  1 waiting, the oldest for 3 min", store.Deliveries{Waiting: 1}},
+		{"state = 'cancelled', finalized_at = now() - interval '23 hours'", "deliveries  1 failed in the last day", store.Deliveries{Failed: 1}},
+	} {
+		jobs(state.set)
+		assert.Contains(t, page(), state.says)
+		have := statusOf(t, runtime).Deliveries
+		assert.Equal(t, state.want.Failed == 0, have.Oldest != nil)
+		have.Oldest = nil
+		assert.Equal(t, state.want, have, state.set)
+	}
+	p.exec("UPDATE tokenalert.river_job SET finalized_at = now() - interval '25 hours'")
+	assert.NotContains(t, page(), "deliveries")
+	jobs("state = 'cancelled', finalized_at = now()")
+	p.exec("DELETE FROM token_limit_alerts")
+	assert.NotContains(t, page(), "deliveries", "the alert is gone, and with it who was to be told")
 }
 
 func TestStatusSaysWhatItCannotSee(t *testing.T) {

@@ -64,7 +64,7 @@ func TestAnAPIServerTakesTheManifests(t *testing.T) {
 }
 
 var (
-	onKubernetes = regexp.MustCompile("(?ms)^## On Kubernetes$(.*?)^## ")
+	onKubernetes = regexp.MustCompile("(?ms)^## (?:On Kubernetes|Deliveries)$.*?^## ")
 	clusterBlock = regexp.MustCompile("(?ms)^```sh cluster\n(.*?)^```$")
 	// needsNodes are commands that wait for pods to run, which here none does.
 	needsNodes = regexp.MustCompile(`(?m)^kubectl (rollout status|exec) .*\n`)
@@ -75,19 +75,21 @@ var (
 func testDocs(t *testing.T, c *cluster) {
 	docs, err := os.ReadFile("../../docs/operations.md")
 	require.NoError(t, err)
-	section := onKubernetes.FindSubmatch(docs)
-	require.NotNil(t, section)
-	blocks := clusterBlock.FindAllSubmatch(section[1], -1)
-	require.Len(t, blocks, 2, "two Secrets, and one")
+	var blocks [][][]byte
+	for _, section := range onKubernetes.FindAll(docs, -1) {
+		blocks = append(blocks, clusterBlock.FindAllSubmatch(section, -1)...)
+	}
+	require.Len(t, blocks, 3, "two Secrets, one, and that of deliveries")
 	kubeconfig, err := os.ReadFile(c.kubeconfig)
 	require.NoError(t, err)
 	deploy, err := filepath.Abs("..")
 	require.NoError(t, err)
 
-	for _, block := range blocks {
+	for i, block := range blocks {
 		typed := needsNodes.ReplaceAllString(string(block[1]), "")
 		if !strings.Contains(typed, "create namespace") {
-			typed = "kubectl create namespace one-secret\nkubectl config set-context --current --namespace=one-secret\n" + typed
+			namespace := fmt.Sprintf("block-%d", i)
+			typed = "kubectl create namespace " + namespace + "\nkubectl config set-context --current --namespace=" + namespace + "\n" + typed
 		}
 		folder := t.TempDir()
 		require.NoError(t, os.Symlink(deploy, filepath.Join(folder, "deploy")))
@@ -95,6 +97,11 @@ func testDocs(t *testing.T, c *cluster) {
 			"kubeconfig": kubeconfig,
 			"owner-url":  []byte("postgres://platform@db.example.com/cms\n"),
 			"worker-url": []byte("postgres://tokenalert@db.example.com/cms\n"),
+
+			"notifications-url": []byte("postgres://tokenalert_bell@lms.example.com/lms\n"),
+			"smtp-url":          []byte("smtps://alerts@mail.example.com\n"),
+			"webhook-url":       []byte("https://hooks.example.com/alerts\n"),
+			"webhook-secret":    []byte("whsec_\n"),
 		} {
 			require.NoError(t, os.WriteFile(filepath.Join(folder, file), content, 0o600))
 		}

@@ -22,6 +22,7 @@ var kustomizations = map[string]string{
 	"production": "../overlays/production",
 	"sharded":    "../overlays/sharded",
 	"pooled":     "testdata/pooled",
+	"delivering": "testdata/delivering",
 }
 
 // build is what `kubectl kustomize` would print, as the resources that it is.

@@ -22,10 +22,14 @@ type drill struct {
 	server   map[string]string // postgresql.conf
 	hurry    time.Duration     // 0: defaultHurry
 
+	receives bool // workers post alerts to a receiver
+
 	// strike makes the fault.
 	strike func(context.Context, *site) error
 	// says is what the commands of Diagnosis must show: the cause.
 	says []string
+	// mend does what no command of Mitigation can, before them; nil: nothing.
+	mend func(context.Context, *site) error
 	// cluster does what a command of Mitigation does that needs a cluster; nil: none does.
 	cluster func(context.Context, *site) error
 }
@@ -91,6 +95,11 @@ func (d *drill) play(ctx context.Context, t tools, directory string) (result, er
 		return r, errors.New("the alert was resolved before anything was done")
 	}
 
+	if d.mend != nil {
+		if err := d.mend(ctx, s); err != nil {
+			return r, fmt.Errorf("mitigation: %w", err)
+		}
+	}
 	if _, err := s.follow(ctx, "", book["Mitigation"], &r); err != nil {
 		return r, fmt.Errorf("mitigation: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -85,6 +86,39 @@ var drills = []drill{
 		strike: leak,
 		says:   []string{"leaky", fmt.Sprint(connections)},
 	},
+	{
+		alert: "TokenalertDeliveryFailing", fault: "the receiver of the webhooks is gone, and answers 410",
+		receives: true,
+		strike:   func(_ context.Context, s *site) error { s.receiver.Answer(http.StatusGone); return nil },
+		says:     []string{"given up in the last day and not delivered by webhook", "it answered 410"},
+		mend:     func(_ context.Context, s *site) error { s.receiver.Answer(http.StatusNoContent); return nil },
+	},
+	{
+		alert: "TokenalertDeliveryDelayed", fault: "the receiver of the webhooks is down",
+		receives: true,
+		strike:   waitInVain,
+		says:     []string{"tried again and again by webhook", "connection refused", "retrying", "tokenalert deliver"},
+		mend:     func(ctx context.Context, s *site) error { return s.receiver.Up(ctx) },
+	},
+}
+
+// waitInVain takes the receiver away, and dates an alert back that it does not take:
+// a quarter of an hour is a number in the rule, which does not pass faster.
+func waitInVain(ctx context.Context, s *site) error {
+	s.receiver.Down()
+	if err := s.exhaust(ctx, s.during); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, s.admin)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return until(ctx, "the alert is tried again", func(ctx context.Context) (bool, error) {
+		tag, err := conn.Exec(ctx, `UPDATE tokenalert.river_job SET created_at = created_at - interval '15 minutes'
+			WHERE state = 'retryable' AND (args ->> 'alert_id')::uuid IN (SELECT id FROM token_limit_alerts WHERE user_id = $1)`, s.during)
+		return tag.RowsAffected() > 0, err
+	})
 }
 
 const endWorkersSessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tokenalert'"

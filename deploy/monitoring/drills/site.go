@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tokenalert/deploy/monitoring/prometheus"
+	"tokenalert/deploy/monitoring/receiver"
 	"tokenalert/internal/child"
 	"tokenalert/internal/demo"
 	"tokenalert/internal/host"
@@ -52,6 +54,7 @@ type site struct {
 	during, after uuid.UUID
 	workers       map[string]*worker
 	prometheus    *prometheus.Server
+	receiver      *receiver.Receiver // nil: nothing is delivered
 	connStrings
 	// variables are the environment of a runbook's commands, besides what each has.
 	variables []string
@@ -103,6 +106,13 @@ func openSite(ctx context.Context, t tools, directory string, d *drill) (s *site
 	}
 	if err := s.writeSecret(s.worker); err != nil {
 		return s, err
+	}
+	if d.receives {
+		if s.receiver, err = receiver.Start(ctx); err != nil {
+			return s, err
+		}
+		s.undo = append(s.undo, s.receiver.Down)
+		s.settings = slices.Concat(s.settings, s.receiver.Settings())
 	}
 	if err := s.startPrometheus(ctx, cmp.Or(d.hurry, defaultHurry)); err != nil {
 		return s, err
@@ -257,7 +267,7 @@ func (s *site) exhaust(ctx context.Context, user uuid.UUID) error {
 	return host.LogUsage(ctx, conn, user, s.platform.Organization, demo.Limit)
 }
 
-// audit waits until everything is counted and told, and once.
+// audit waits until everything is counted and told, and once, and delivered.
 func (s *site) audit(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.admin)
 	if err != nil {
@@ -270,12 +280,30 @@ func (s *site) audit(ctx context.Context) error {
 		if err == nil {
 			last = a
 		}
-		return a.Passed() && a.Told >= 2, err
+		if err != nil || !a.Passed() || a.Told < 2 {
+			return false, err
+		}
+		return s.delivered(ctx, conn)
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %+v", err, last)
 	}
 	return nil
+}
+
+// delivered reports whether the receiver took each alert that was told, and nothing
+// is on its way any more.
+func (s *site) delivered(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	if s.receiver == nil {
+		return true, nil
+	}
+	rows, err := conn.Query(ctx, `SELECT id::text FROM token_limit_alerts WHERE alert_sent
+		UNION ALL SELECT 'undelivered' FROM tokenalert.river_job WHERE state <> 'completed'`)
+	if err != nil {
+		return false, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return err == nil && !slices.ContainsFunc(ids, func(id string) bool { return s.receiver.Took(id) == 0 }), err
 }
 
 func (s *site) close() {

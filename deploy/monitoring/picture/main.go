@@ -1,6 +1,7 @@
 // Command picture draws the dashboard as docs/dashboard.svg, from a run: users work on
-// a private PostgreSQL, two workers count and tell, the one that leads is killed, and
-// a real Prometheus scrapes them and answers the dashboard's own queries.
+// a private PostgreSQL, two workers count, tell and post to a receiver that is away for
+// a minute, the one that leads is killed, and a real Prometheus scrapes them and answers
+// the dashboard's own queries.
 //
 //	go run ./picture ../components/monitoring/dashboard.json ../../docs/dashboard.svg
 package main

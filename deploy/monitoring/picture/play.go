@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"tokenalert/deploy/monitoring/prometheus"
+	"tokenalert/deploy/monitoring/receiver"
 	"tokenalert/internal/child"
 	"tokenalert/internal/demo"
 	"tokenalert/internal/host"
@@ -38,15 +40,17 @@ const (
 )
 
 // phases are what the users do: so many calls a second for so long. At the beginning
-// of one of them the leader is killed, and another pod takes its place.
+// of one of them the leader is killed, and another pod takes its place. In some
+// nobody answers where alerts are posted to.
 var phases = []struct {
 	lasts time.Duration
 	rate  float64
 	kill  bool
+	away  bool
 }{
 	{lasts: 40 * time.Second, rate: 60},
-	{lasts: 20 * time.Second, rate: 1500},
-	{lasts: 40 * time.Second, rate: 2},
+	{lasts: 20 * time.Second, rate: 1500, away: true},
+	{lasts: 40 * time.Second, rate: 2, away: true},
 	{lasts: 40 * time.Second, rate: 120, kill: true},
 	{lasts: 40 * time.Second, rate: 30},
 }
@@ -60,6 +64,7 @@ type site struct {
 	platform   *demo.Platform
 	binary     string
 	prometheus *prometheus.Server
+	receiver   *receiver.Receiver
 	workers    []*pod
 	started    int
 }
@@ -90,6 +95,10 @@ func play(ctx context.Context, ask func(v1.API, played) error) (p played, err er
 		return p, err
 	}
 	defer func() { err = errors.Join(err, s.prometheus.Stop()) }()
+	if s.receiver, err = receiver.Start(ctx); err != nil {
+		return p, err
+	}
+	defer s.receiver.Down()
 	defer func() {
 		for _, w := range s.workers {
 			err = errors.Join(err, w.stop())
@@ -102,6 +111,10 @@ func play(ctx context.Context, ask func(v1.API, played) error) (p played, err er
 	}
 	p.begin = time.Now()
 	for _, phase := range phases {
+		s.receiver.Answer(http.StatusNoContent)
+		if phase.away {
+			s.receiver.Answer(http.StatusServiceUnavailable)
+		}
 		if phase.kill {
 			p.killed = time.Now()
 			if err := s.replace(); err != nil {
@@ -176,7 +189,7 @@ func (s *site) correct(ctx context.Context) error {
 // add starts a worker and has Prometheus scrape it.
 func (s *site) add() error {
 	s.started++
-	w, err := startPod(s.binary, fmt.Sprintf("tokenalert-%d", s.started), s.server.URLAs(demo.WorkerRole, demo.Database))
+	w, err := startPod(s.binary, fmt.Sprintf("tokenalert-%d", s.started), s.server.URLAs(demo.WorkerRole, demo.Database), s.receiver.Settings()...)
 	if err != nil {
 		return err
 	}
@@ -217,12 +230,10 @@ type pod struct {
 
 // startPod starts a worker and waits until it serves its metrics and leads, or waits
 // for the lead.
-func startPod(binary, name, url string) (*pod, error) {
+func startPod(binary, name, url string, settings ...string) (*pod, error) {
 	cmd := exec.Command(binary, "run")
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + url, "TOKENALERT_WORKER_NAME=" + name,
-		"TOKENALERT_HTTP_ADDRESS=127.0.0.1:0", "TOKENALERT_LOG_FORMAT=json",
-	}
+	cmd.Env = append(settings, "PATH="+os.Getenv("PATH"), "DATABASE_URL="+url, "TOKENALERT_WORKER_NAME="+name,
+		"TOKENALERT_HTTP_ADDRESS=127.0.0.1:0", "TOKENALERT_LOG_FORMAT=json")
 	log, into := io.Pipe()
 	cmd.Stdout = into
 	process, err := child.Start(cmd, syscall.SIGKILL)
