@@ -41,6 +41,8 @@ type World struct {
 	// FullCounts: something made a worker count everything anew, which says
 	// nothing of what was crossed in periods that have ended.
 	FullCounts bool
+	// QueueLost: alerts of before may have lost their deliveries.
+	QueueLost time.Time
 }
 
 // A Total is what the worker has counted.
@@ -61,6 +63,7 @@ type Alert struct {
 	CreatedAt    time.Time
 	Reason       string
 	Notification *uuid.UUID
+	Channels     []string // of the worker that decided
 }
 
 // A Notification is a row of notifications.
@@ -77,6 +80,9 @@ type Database struct {
 	Totals        []Total
 	Alerts        []Alert
 	Notifications []Notification
+
+	Receipts []Receipt      // by e-mail and webhook, in their order
+	Copies   []Notification // in the other database
 }
 
 // PeriodStart is the first instant of the period that at is in: midnight of the
