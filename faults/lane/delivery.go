@@ -242,23 +242,22 @@ func (s *site) rescue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var alerts, notifications []uuid.UUID
-	var channels []string
+	alerts, channels, notifications := []string{}, []string{}, []string{} // a nil one would be NULL
 	for _, r := range receipts {
 		if r.Accepted {
-			alerts, channels = append(alerts, r.Alert), append(channels, r.Channel)
+			alerts, channels = append(alerts, r.Alert.String()), append(channels, r.Channel)
 		}
 	}
 	for _, n := range copies {
-		notifications = append(notifications, n.ID)
+		notifications = append(notifications, n.ID.String())
 	}
 	return s.takeBack(ctx, `UPDATE tokenalert.river_job j SET state = 'available', scheduled_at = now()
 		WHERE state = 'running' AND attempted_at < now() - $4::interval
-		  AND NOT EXISTS (SELECT FROM unnest($1::uuid[], $2::text[]) AS r (alert, channel)
-			WHERE r.alert::text = j.args ->> 'alert_id' AND r.channel = j.queue)
+		  AND NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS r (alert, channel)
+			WHERE r.alert = j.args ->> 'alert_id' AND r.channel = j.queue)
 		  AND NOT (j.queue = 'notification' AND EXISTS (SELECT FROM token_limit_alerts a
-			WHERE a.id::text = j.args ->> 'alert_id' AND a.notification_id = ANY ($3::uuid[])))
-		RETURNING (args ->> 'alert_id')::uuid, queue`, alerts, channels, notifications, stuckAfter)
+			WHERE a.id::text = j.args ->> 'alert_id' AND a.notification_id::text = ANY ($3::text[])))
+		RETURNING (args ->> 'alert_id')::uuid, queue`, alerts, channels, notifications, stuckAfter.String())
 }
 
 // takeBack has jobs done once more that sql takes from workers, and notes them.
@@ -279,7 +278,7 @@ func (s *site) takeBack(ctx context.Context, sql string, args ...any) error {
 }
 
 // againWithin bounds how long it is waited for what is delivered once more.
-const againWithin = 2 * time.Second
+const againWithin = 700 * time.Millisecond
 
 // deliverAgain has done once more what has arrived without its being noted, as
 // the product would after two minutes, so that it is seen to arrive under the
@@ -292,7 +291,7 @@ func (s *site) deliverAgain(ctx context.Context) {
 	defer cancel()
 	for {
 		err := s.takeBack(ctx, `UPDATE tokenalert.river_job SET state = 'available', scheduled_at = now()
-			WHERE state = 'running' AND attempted_at < now() - $1::interval RETURNING (args ->> 'alert_id')::uuid, queue`, stuckAfter)
+			WHERE state = 'running' AND attempted_at < now() - $1::interval RETURNING (args ->> 'alert_id')::uuid, queue`, stuckAfter.String())
 		if err != nil {
 			s.trace("deliver again", "error", err.Error())
 			return
