@@ -87,9 +87,11 @@ func (s *site) judge(ctx context.Context) {
 		}
 	}
 	s.result.Settled = time.Since(began)
+	s.trace("settled")
 	if v.OK() {
 		s.deliverAgain(ctx)
 	}
+	s.trace("stopping")
 	if err := s.stopWorkers(); err != nil {
 		s.wrong(err)
 	}
