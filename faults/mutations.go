@@ -65,7 +65,8 @@ var mutations = []mutation{
 		{File: "delivery/inbox.go", Old: "ID: a.NotificationID,", New: "ID: [16]byte{byte(time.Now().Nanosecond()), byte(time.Now().Nanosecond() >> 8), byte(time.Now().UnixMicro())},"},
 		{File: "delivery/inbox.go", Old: "	\"context\"\n", New: "	\"context\"\n	\"time\"\n"},
 	}},
-	{"told-again", "what was told before is delivered once more", []overlay.Edit{{
-		File: "store/queue.go", Old: "a.id = w.id AND a.tick_id = $3::bigint AND", New: "a.id = w.id AND a.tick_id <= $3::bigint AND",
+	{"never-at-first", "a first attempt counts as failed, though it has arrived", []overlay.Edit{{
+		File: "delivery/attempt.go", Old: "	return w.tell(job, a, err, began)",
+		New: "	if err == nil && job.Attempt == 1 {\n		err = errGone\n	}\n	return w.tell(job, a, err, began)",
 	}}},
 }
