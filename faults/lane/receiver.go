@@ -81,6 +81,8 @@ func (r *receiver) down() {
 }
 
 func (r *receiver) port() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	_, port, err := net.SplitHostPort(r.address)
 	if err != nil {
 		panic(err) // it was made by net
@@ -135,7 +137,7 @@ func (r *receiver) receipts() []receipt {
 var quiet = log.New(io.Discard, "", 0)
 
 func (r *receiver) serveWebhooks(listener net.Listener) io.Closer {
-	server := &http.Server{Handler: http.HandlerFunc(r.serveWebhook), ErrorLog: quiet}
+	server := &http.Server{Handler: http.HandlerFunc(r.serveWebhook), ErrorLog: quiet, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(listener) }() // until it is closed
 	return server
 }
