@@ -74,6 +74,11 @@ func (s *site) closeInbox(ctx context.Context, last time.Duration) (met bool, er
 		_, err := s.control.Exec(ctx, "ALTER DATABASE "+s.inboxName()+" ALLOW_CONNECTIONS "+allow, pgx.QueryExecModeSimpleProtocol)
 		return err
 	}
+	defer func() { // also where it is not known whether it was closed
+		for set("true") != nil && pause(ctx, 10*time.Millisecond) {
+			continue
+		}
+	}()
 	if err := set("false"); err != nil {
 		return false, err
 	}
@@ -81,11 +86,6 @@ func (s *site) closeInbox(ctx context.Context, last time.Duration) (met bool, er
 	pause(ctx, last)
 	if err == nil {
 		met = s.triedAgain(ctx, plan.Notification)
-	}
-	for set("true") != nil {
-		if !pause(ctx, 10*time.Millisecond) {
-			break
-		}
 	}
 	return met, err
 }
