@@ -76,7 +76,7 @@ func (s *site) read(ctx context.Context) (*oracle.Database, error) {
 			FROM token_limit_alerts a LEFT JOIN tokenalert.ticks t ON t.id = a.tick_id`,
 			[]any{&a.ID, &a.User, &a.Start, &a.End, &a.Threshold, &a.Limit, &a.Used, &a.Sent, &a.SentAt, &a.CreatedAt, &a.Reason, &a.Notification, &worker},
 			func() {
-				a.Channels = s.channelsOf(worker)
+				a.Channels = s.channelsOf(worker, a.CreatedAt)
 				db.Alerts = append(db.Alerts, a)
 			}); err != nil {
 			return err

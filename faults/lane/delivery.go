@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -71,13 +72,27 @@ func (s *site) closeReceivers(ctx context.Context) {
 	}
 }
 
-// channelsOf are those of a worker by its name, as in w2.1.
-func (s *site) channelsOf(worker string) []string {
+// channelsOf are those of a worker by its name, as in w2.1, that decided at some
+// time. Where the worker is not known any more, they are those that all have.
+func (s *site) channelsOf(worker string, at time.Time) []string {
+	if migrated := s.migrated.Load(); migrated != nil && at.Before(*migrated) {
+		return s.commonChannels()
+	}
 	var n int
 	if _, err := fmt.Sscanf(worker, "w%d.", &n); err != nil || n > len(s.plan.Channels) {
 		return nil
 	}
 	return s.plan.Channels[n-1]
+}
+
+func (s *site) commonChannels() []string {
+	var common []string
+	for _, channel := range plan.Channels {
+		if s.plan.Delivers() && !slices.ContainsFunc(s.plan.Channels, func(c []string) bool { return !slices.Contains(c, channel) }) {
+			common = append(common, channel)
+		}
+	}
+	return common
 }
 
 // channelSettings have a worker deliver by its channels. Each worker says who it

@@ -289,7 +289,7 @@ func (s *site) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.queueLost.Store(new(s.now()))
+	s.migrated.Store(new(s.now()))
 	return s.lane.exec(ctx, s.database, holdOurs...)
 }
 

@@ -131,9 +131,6 @@ func (s *site) ask(ctx context.Context) (*oracle.Verdict, error) {
 		Zone: s.zone, Thresholds: plan.Thresholds, Ended: s.now(), Users: s.began, Changes: s.changes,
 		FullCounts: s.fullCounts.Load(),
 	}
-	if lost := s.queueLost.Load(); lost != nil {
-		w.QueueLost = *lost
-	}
 	s.mu.Unlock()
 	return oracle.Judge(w, db), nil
 }

@@ -53,7 +53,7 @@ type site struct {
 	receivers map[string]*receiver
 
 	fullCounts atomic.Bool
-	queueLost  atomic.Pointer[time.Time] // deliveries of alerts before it went with the schema
+	migrated   atomic.Pointer[time.Time] // nil: never; who decided before went with the chain
 	over       atomic.Bool               // workers that end are not replaced any more
 	server     sync.Mutex                // of what stops everybody
 

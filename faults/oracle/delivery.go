@@ -23,7 +23,7 @@ type Receipt struct {
 }
 
 // checkDeliveries looks at what arrived by e-mail and webhook.
-func (v *Verdict) checkDeliveries(w *World, accounts map[uuid.UUID]*account, db *Database) {
+func (v *Verdict) checkDeliveries(accounts map[uuid.UUID]*account, db *Database) {
 	wrong := func(format string, args ...any) { v.Deliveries = append(v.Deliveries, fmt.Sprintf(format, args...)) }
 	type delivery struct {
 		alert   uuid.UUID
@@ -64,7 +64,7 @@ func (v *Verdict) checkDeliveries(w *World, accounts map[uuid.UUID]*account, db 
 	}
 	for _, a := range told {
 		for _, channel := range a.Channels {
-			if channel == channelOfCopies || a.CreatedAt.Before(w.QueueLost) || accounts[a.User] == nil {
+			if channel == channelOfCopies || accounts[a.User] == nil {
 				continue
 			}
 			v.Due++
@@ -77,7 +77,7 @@ func (v *Verdict) checkDeliveries(w *World, accounts map[uuid.UUID]*account, db 
 
 // checkCopies looks at the notifications of the other database: each is one of
 // the first, under its id and with its words.
-func (v *Verdict) checkCopies(w *World, accounts map[uuid.UUID]*account, db *Database) {
+func (v *Verdict) checkCopies(accounts map[uuid.UUID]*account, db *Database) {
 	wrong := func(format string, args ...any) {
 		v.Deliveries = append(v.Deliveries, fmt.Sprintf("by "+channelOfCopies+": "+format, args...))
 	}
@@ -101,7 +101,7 @@ func (v *Verdict) checkCopies(w *World, accounts map[uuid.UUID]*account, db *Dat
 		}
 	}
 	for _, a := range db.Alerts {
-		if !a.Sent || a.Notification == nil || !slices.Contains(a.Channels, channelOfCopies) || a.CreatedAt.Before(w.QueueLost) || accounts[a.User] == nil {
+		if !a.Sent || a.Notification == nil || !slices.Contains(a.Channels, channelOfCopies) || accounts[a.User] == nil {
 			continue
 		}
 		v.Due++

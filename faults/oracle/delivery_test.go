@@ -2,7 +2,6 @@ package oracle
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -100,8 +99,6 @@ func TestDeliveries(t *testing.T) {
 			n.Text = "81"
 			g.db.Copies = []Notification{n}
 		}, counts{wrong: 1, due: 1, received: 1}},
-		"lost with the schema":      {func(g *game) { g.told("webhook"); g.world.QueueLost = noon.Add(time.Second) }, counts{}},
-		"told after the schema was": {func(g *game) { g.told("webhook"); g.world.QueueLost = noon }, counts{wrong: 1, due: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGame()

@@ -51,8 +51,8 @@ func Judge(w *World, db *Database) *Verdict {
 	v.checkTotals(w, accounts, db)
 	v.checkAlerts(w, accounts, db)
 	v.checkNotifications(accounts, db)
-	v.checkDeliveries(w, accounts, db)
-	v.checkCopies(w, accounts, db)
+	v.checkDeliveries(accounts, db)
+	v.checkCopies(accounts, db)
 	return v
 }
 

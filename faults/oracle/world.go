@@ -41,8 +41,6 @@ type World struct {
 	// FullCounts: something made a worker count everything anew, which says
 	// nothing of what was crossed in periods that have ended.
 	FullCounts bool
-	// QueueLost: alerts of before may have lost their deliveries.
-	QueueLost time.Time
 }
 
 // A Total is what the worker has counted.
@@ -63,7 +61,7 @@ type Alert struct {
 	CreatedAt    time.Time
 	Reason       string
 	Notification *uuid.UUID
-	Channels     []string // of the worker that decided
+	Channels     []string // of the worker that decided, as far as is known
 }
 
 // A Notification is a row of notifications.
