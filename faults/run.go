@@ -57,8 +57,9 @@ func newRun() *cobra.Command {
 		Short: "Play schedules and say what came of them",
 		Long: `Play schedules: some 3,000 rows each, written by concurrent transactions of every
 kind, with corrections, on two or three workers, while four or five faults
-happen to them, to their connections and to PostgreSQL. After each the oracle
-looks at every total, alert and notification.
+happen to them, to their connections and to PostgreSQL. In three of five they
+deliver, to receivers that fail as well. After each the oracle looks at every
+total, alert, notification and delivery.
 
 A schedule is a seed. Run it again with --seed N --schedules 1 --keep: the same
 operations and faults in the same order, interleaved as it happens. One that

@@ -19,6 +19,9 @@ type summary struct {
 	counted, small, wrong                int
 	missed, doubled, totals, wrongAlerts int
 	rows, expected, possible, told       int
+	delivering, due, received, repeated  int // schedules, and deliveries
+	wrongDeliveries                      int
+	spoilt                               map[plan.FaultKind]lane.Landing
 	landed                               map[plan.FaultKind]lane.Landing
 	kinds                                []plan.FaultKind
 	events                               map[string]int
@@ -28,7 +31,7 @@ type summary struct {
 }
 
 func (l *laboratory) summary() *summary {
-	s := &summary{landed: map[plan.FaultKind]lane.Landing{}, events: map[string]int{}, kinds: l.kinds}
+	s := &summary{landed: map[plan.FaultKind]lane.Landing{}, spoilt: map[plan.FaultKind]lane.Landing{}, events: map[string]int{}, kinds: l.kinds}
 	results := slices.SortedFunc(slices.Values(l.results), func(a, b *lane.Result) int { return cmp.Compare(a.Seed, b.Seed) })
 	for _, r := range results {
 		if r.TooSmall != "" && r.OK() {
@@ -50,6 +53,14 @@ func (l *laboratory) summary() *summary {
 			sum := s.landed[kind]
 			s.landed[kind] = lane.Landing{All: sum.All + landing.All, Open: sum.Open + landing.Open}
 		}
+		if r.Deliveries > 0 {
+			s.delivering++
+		}
+		s.due, s.received, s.repeated, s.wrongDeliveries = s.due+r.Deliveries, s.received+r.Received, s.repeated+r.Repeated, s.wrongDeliveries+r.WrongDeliveries
+		for kind, landing := range r.Spoilt {
+			sum := s.spoilt[kind]
+			s.spoilt[kind] = lane.Landing{All: sum.All + landing.All, Open: sum.Open + landing.Open}
+		}
 		for event, n := range r.Events {
 			s.events[event] += n
 		}
@@ -64,6 +75,7 @@ func (l *laboratory) summary() *summary {
 var interesting = []string{
 	"leader.acquired", "leader.lost", "leader.released", "tick.collided", "tick.failed", "tick.rewritten", "tick.full", "tick.bounded",
 	"recount.done", "recount.deferred", "bell.armed", "database.refused", "database.unreachable", "listener.reconnecting", "user.set_aside",
+	"delivery.completed", "delivery.retried", "delivery.failed", "delivery.queue",
 }
 
 func (s *summary) text() string {
@@ -78,11 +90,17 @@ func (s *summary) text() string {
 	}
 	_, _ = fmt.Fprintf(&b, "%s rows; %s alerts that must exist, %s that may besides (%.1f %%); %s users told\n",
 		thousands(s.rows), thousands(s.expected), thousands(s.possible), share, thousands(s.told))
+	_, _ = fmt.Fprintf(&b, "%s of them deliver: %s deliveries that must arrive, %s messages arrived, %s of them once more; %d wrong deliveries\n",
+		thousands(s.delivering), thousands(s.due), thousands(s.received), thousands(s.repeated), s.wrongDeliveries)
 	_, _ = fmt.Fprintf(&b, "all right after the last fault was mended: %s\na schedule took: %s\n\n", spread(s.settled), spread(s.took))
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(t, "fault\tlanded\twhile a tick was open\t")
 	for _, kind := range s.kinds {
 		_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t\n", kind, s.landed[kind].All, s.landed[kind].Open)
+	}
+	_, _ = fmt.Fprintln(t, "\t\t\t\nfault of a receiver\tlanded\tand met a delivery\t")
+	for _, kind := range plan.ReceiverFaults {
+		_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t\n", kind, s.spoilt[kind].All, s.spoilt[kind].Open)
 	}
 	_ = t.Flush() // into memory
 	b.WriteString("\nin the workers' logs: ")

@@ -30,8 +30,11 @@ var laboratory = []string{
 	"CREATE CONSTRAINT TRIGGER hold_committing AFTER INSERT ON notifications DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.hold_tick(3)",
 }
 
-// holdCounting goes and comes with the schema.
-const holdCounting = "CREATE TRIGGER hold_counting BEFORE INSERT ON tokenalert.usage_periods FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(1)"
+// holdOurs goes and comes with the schema.
+var holdOurs = []string{
+	"CREATE TRIGGER hold_counting BEFORE INSERT ON tokenalert.usage_periods FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(1)",
+	"CREATE TRIGGER hold_queueing BEFORE INSERT ON tokenalert.river_job FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(4)",
+}
 
 // setClock has the database's clock run so much ahead of the machine's.
 func (s *site) setClock(ctx context.Context) error {
@@ -67,10 +70,15 @@ func (s *site) read(ctx context.Context) (*oracle.Database, error) {
 			return err
 		}
 		var a oracle.Alert
-		if err := forEach(ctx, tx, `SELECT id, user_id, period_start, period_end, alert_threshold, token_limit, tokens_used::bigint, alert_sent,
-			sent_at, created_at, coalesce(reason, ''), notification_id FROM token_limit_alerts`,
-			[]any{&a.ID, &a.User, &a.Start, &a.End, &a.Threshold, &a.Limit, &a.Used, &a.Sent, &a.SentAt, &a.CreatedAt, &a.Reason, &a.Notification},
-			func() { db.Alerts = append(db.Alerts, a) }); err != nil {
+		var worker string
+		if err := forEach(ctx, tx, `SELECT a.id, a.user_id, a.period_start, a.period_end, a.alert_threshold, a.token_limit, a.tokens_used::bigint, a.alert_sent,
+			a.sent_at, a.created_at, coalesce(a.reason, ''), a.notification_id, coalesce(t.worker, '')
+			FROM token_limit_alerts a LEFT JOIN tokenalert.ticks t ON t.id = a.tick_id`,
+			[]any{&a.ID, &a.User, &a.Start, &a.End, &a.Threshold, &a.Limit, &a.Used, &a.Sent, &a.SentAt, &a.CreatedAt, &a.Reason, &a.Notification, &worker},
+			func() {
+				a.Channels = s.channelsOf(worker, a.CreatedAt)
+				db.Alerts = append(db.Alerts, a)
+			}); err != nil {
 			return err
 		}
 		var n oracle.Notification

@@ -55,6 +55,7 @@ func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup
 	if f.Kind == plan.Migrate { // waits for the tick
 		mending.Go(letGo)
 	}
+	undisturbed := s.disturb(f.Kind, victim)
 	mend, err := s.inject(ctx, f, victim, h)
 	s.trace("fault", "kind", f.Kind, "worker", victim.name(), "stage", f.Stage.String(), "tick_open", open, "error", text(err))
 	if err == nil {
@@ -68,9 +69,11 @@ func (s *site) strike(ctx context.Context, f plan.Fault, mending *sync.WaitGroup
 		mending.Go(letGo)
 	}
 	if mend == nil {
+		undisturbed()
 		return
 	}
 	mending.Go(func() {
+		defer undisturbed()
 		pause(ctx, f.Last)
 		err := mend()
 		s.trace("mended", "kind", f.Kind, "worker", victim.name(), "error", text(err))
@@ -286,7 +289,8 @@ func (s *site) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.lane.exec(ctx, s.database, holdCounting)
+	s.migrated.Store(new(s.now()))
+	return s.lane.exec(ctx, s.database, holdOurs...)
 }
 
 // land counts a fault that has happened.

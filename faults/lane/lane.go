@@ -62,7 +62,7 @@ func New(ctx context.Context, o Options) (*Lane, error) {
 	}
 	l := &Lane{o: o, log: log}
 	l.server, err = privatepg.Start(ctx, privatepg.Options{BinDir: o.BinDir, TCP: true, Log: log, Settings: map[string]string{
-		"max_connections": "48", "max_prepared_transactions": "20",
+		"max_connections": "64", "max_prepared_transactions": "20",
 		"deadlock_timeout": "200ms", "log_min_messages": "warning",
 	}})
 	if err != nil {
@@ -140,7 +140,10 @@ func (l *Lane) makeTemplate(ctx context.Context) error {
 	if err := execAt(ctx, l.server.URLAs(ownerRole, templateDatabase), laboratory...); err != nil {
 		return err
 	}
-	return l.exec(ctx, templateDatabase, holdCounting)
+	if err := l.makeInbox(ctx); err != nil {
+		return err
+	}
+	return l.exec(ctx, templateDatabase, holdOurs...)
 }
 
 // command runs tokenalert as the owner of the host's tables.

@@ -16,7 +16,7 @@ import (
 )
 
 // A Landing counts how often a kind of fault happened, and how often of these
-// while a tick was open.
+// while a tick was open, or, of a receiver's, with a delivery that came meanwhile.
 type Landing struct{ All, Open int }
 
 // What a schedule must have to count.
@@ -41,11 +41,18 @@ type Result struct {
 	Possible int                        `json:"possible"`
 	Told     int                        `json:"told"`
 	Landed   map[plan.FaultKind]Landing `json:"landed"`
-	Events   map[string]int             `json:"events"`  // of the workers' logs
-	Longest  time.Duration              `json:"longest"` // tick, by the same
-	Settled  time.Duration              `json:"settled"`
-	Took     time.Duration              `json:"took"`
-	TooSmall string                     `json:"too_small,omitempty"` // why it does not count
+	// Deliveries that had to arrive, messages that did, and those of them that
+	// had arrived before, each once more because of a fault; and what is wrong.
+	Deliveries      int                        `json:"deliveries"`
+	Received        int                        `json:"received"`
+	Repeated        int                        `json:"repeated"`
+	WrongDeliveries int                        `json:"wrong_deliveries"`
+	Spoilt          map[plan.FaultKind]Landing `json:"spoilt"`  // faults of receivers
+	Events          map[string]int             `json:"events"`  // of the workers' logs
+	Longest         time.Duration              `json:"longest"` // tick, by the same
+	Settled         time.Duration              `json:"settled"`
+	Took            time.Duration              `json:"took"`
+	TooSmall        string                     `json:"too_small,omitempty"` // why it does not count
 }
 
 // OK reports whether nothing is wrong.
@@ -74,11 +81,17 @@ func (s *site) judge(ctx context.Context) {
 		} else if v.OK() {
 			break
 		}
+		s.hurry(ctx, true)
 		if time.Now().After(deadline) || !pause(ctx, 30*time.Millisecond) {
 			break
 		}
 	}
 	s.result.Settled = time.Since(began)
+	s.trace("settled")
+	if v.OK() {
+		s.deliverAgain(ctx)
+	}
+	s.trace("stopping")
 	if err := s.stopWorkers(); err != nil {
 		s.wrong(err)
 	}
@@ -93,7 +106,8 @@ func (s *site) judge(ctx context.Context) {
 		s.fail(errors.New(line))
 	}
 	r := &s.result
-	r.Missed, r.Doubled, r.Totals = len(v.Missed), len(v.Doubled), len(v.Totals)
+	r.Missed, r.Doubled, r.Totals, r.WrongDeliveries = len(v.Missed), len(v.Doubled), len(v.Totals), len(v.Deliveries)
+	r.Deliveries, r.Received, r.Repeated = v.Due, v.Received, v.Repeated
 	r.Wrong += len(v.Wrong)
 	r.Faults = append(r.Faults, v.Faults()...)
 	r.Expected, r.Possible, r.Told = v.Expected, v.Possible, v.Told
@@ -102,10 +116,16 @@ func (s *site) judge(ctx context.Context) {
 }
 
 func (s *site) ask(ctx context.Context) (*oracle.Verdict, error) {
+	// What has arrived by now has committed before.
+	receipts, copies, err := s.arrived(ctx)
+	if err != nil {
+		return nil, err
+	}
 	db, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
+	db.Receipts, db.Copies = receipts, copies
 	s.mu.Lock()
 	w := &oracle.World{
 		Zone: s.zone, Thresholds: plan.Thresholds, Ended: s.now(), Users: s.began, Changes: s.changes,
@@ -216,5 +236,9 @@ func (s *site) keepData(ctx context.Context) error {
 
 // Kind says in a few words what is wrong.
 func (r *Result) Kind() string {
-	return fmt.Sprintf("%d missed, %d doubled, %d wrong totals, %d wrong alerts", r.Missed, r.Doubled, r.Totals, r.Wrong)
+	kind := fmt.Sprintf("%d missed, %d doubled, %d wrong totals, %d wrong alerts", r.Missed, r.Doubled, r.Totals, r.Wrong)
+	if r.WrongDeliveries > 0 {
+		kind += fmt.Sprintf(", %d wrong deliveries", r.WrongDeliveries)
+	}
+	return kind
 }

@@ -49,9 +49,13 @@ type site struct {
 	tracer  *tracer
 	result  Result
 
+	inbox     *pgx.Conn // the other database, where there is one
+	receivers map[string]*receiver
+
 	fullCounts atomic.Bool
-	over       atomic.Bool // workers that end are not replaced any more
-	server     sync.Mutex  // of what stops everybody
+	migrated   atomic.Pointer[time.Time] // nil: never; who decided before went with the chain
+	over       atomic.Bool               // workers that end are not replaced any more
+	server     sync.Mutex                // of what stops everybody
 
 	mu      sync.Mutex
 	began   map[uuid.UUID]oracle.User
@@ -59,6 +63,9 @@ type site struct {
 	orgs    map[uuid.UUID]uuid.UUID
 	changes []oracle.Change
 	errs    []error
+
+	disturbances []*disturbance
+	hurried      map[handover]bool // taken from a worker that may not have been dead
 }
 
 // Play plays a schedule. The error is about the laboratory itself; what is wrong
@@ -70,7 +77,7 @@ func (l *Lane) Play(ctx context.Context, p *plan.Plan) (*Result, error) {
 		settings: shortLeases,
 		began:    map[uuid.UUID]oracle.User{}, current: map[uuid.UUID]oracle.User{}, orgs: map[uuid.UUID]uuid.UUID{},
 	}
-	s.result = Result{Seed: p.Seed, Server: l.server.Version(), Landed: map[plan.FaultKind]Landing{}}
+	s.result = Result{Seed: p.Seed, Server: l.server.Version(), Landed: map[plan.FaultKind]Landing{}, Spoilt: map[plan.FaultKind]Landing{}}
 	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("schedule %d: %w", p.Seed, err)
@@ -130,6 +137,9 @@ func (s *site) open(ctx context.Context) error {
 		s.ahead = boundary.Sub(time.Now().Add(plan.RolloverAfter + 300*time.Millisecond)).Truncate(time.Microsecond)
 	}
 	if err := s.setClock(ctx); err != nil {
+		return err
+	}
+	if err := s.openReceivers(ctx); err != nil {
 		return err
 	}
 	s.trace("begin", "seed", s.plan.Seed, "plan", s.plan, "ahead", s.ahead.String())
@@ -193,6 +203,7 @@ func (s *site) play(ctx context.Context) {
 		all.Go(func() { w.run(ctx) })
 	}
 	all.Go(func() { s.runFaults(ctx) })
+	all.Go(func() { s.runReceiverFaults(ctx) })
 	sampling, done := context.WithCancel(ctx)
 	var sampler sync.WaitGroup
 	sampler.Go(func() { s.sample(sampling) })
@@ -237,6 +248,7 @@ func (s *site) close() {
 			<-w.process.Done
 		}
 	}
+	s.closeReceivers(ctx)
 	if s.control != nil {
 		s.control.Close()
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -74,7 +75,7 @@ func (s *slot) start() error {
 		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + workerURL(host, port, s.site.database),
 		"TOKENALERT_WORKER_NAME=" + name, "TOKENALERT_TIME_ZONE=" + s.site.plan.Zone, "TOKENALERT_BELL=" + bell,
 		"TOKENALERT_HTTP_ADDRESS=" + s.httpAddress(),
-	}, s.site.settings...)
+	}, slices.Concat(s.site.settings, s.channelSettings())...)
 	cmd.Stdout, cmd.Stderr = log, log
 	started, err := child.Start(cmd, syscall.SIGKILL)
 	if err != nil {

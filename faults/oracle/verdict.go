@@ -15,11 +15,15 @@ type Verdict struct {
 	Missed     []string // alerts that must exist and do not, or told nobody
 	Doubled    []string // alerts or notifications that are there twice
 	Wrong      []string // alerts that must not exist, or say what is not so
+	Deliveries []string // alerts that did not arrive, or arrived though they must not
 
 	Rows     int // in the end
 	Expected int // alerts that must exist
 	Possible int // alerts that may exist besides
 	Told     int // alerts that say that the user was told
+	Due      int // alerts by each channel that they have to arrive by
+	Received int // messages of these and others that arrived
+	Repeated int // of them, that had arrived before
 }
 
 // OK reports whether nothing is wrong.
@@ -31,7 +35,7 @@ func (v *Verdict) Faults() []string {
 	for _, part := range []struct {
 		name  string
 		lines []string
-	}{{"laboratory", v.Laboratory}, {"total", v.Totals}, {"missed", v.Missed}, {"doubled", v.Doubled}, {"wrong", v.Wrong}} {
+	}{{"laboratory", v.Laboratory}, {"total", v.Totals}, {"missed", v.Missed}, {"doubled", v.Doubled}, {"wrong", v.Wrong}, {"delivery", v.Deliveries}} {
 		for _, line := range part.lines {
 			all = append(all, part.name+": "+line)
 		}
@@ -47,6 +51,8 @@ func Judge(w *World, db *Database) *Verdict {
 	v.checkTotals(w, accounts, db)
 	v.checkAlerts(w, accounts, db)
 	v.checkNotifications(accounts, db)
+	v.checkDeliveries(accounts, db)
+	v.checkCopies(accounts, db)
 	return v
 }
 

@@ -61,6 +61,7 @@ type Alert struct {
 	CreatedAt    time.Time
 	Reason       string
 	Notification *uuid.UUID
+	Channels     []string // of the worker that decided, as far as is known
 }
 
 // A Notification is a row of notifications.
@@ -77,6 +78,9 @@ type Database struct {
 	Totals        []Total
 	Alerts        []Alert
 	Notifications []Notification
+
+	Receipts []Receipt      // by e-mail and webhook, in their order
+	Copies   []Notification // in the other database
 }
 
 // PeriodStart is the first instant of the period that at is in: midnight of the

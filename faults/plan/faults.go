@@ -41,9 +41,12 @@ const (
 	Counting         // before the totals are written
 	Telling          // before notifications are written
 	Committing       // in COMMIT
+	Queueing         // before deliveries are written
 )
 
-func (s Stage) String() string { return [...]string{"anytime", "counting", "telling", "committing"}[s] }
+func (s Stage) String() string {
+	return [...]string{"anytime", "counting", "telling", "committing", "queueing"}[s]
+}
 
 // A Fault is one of them at a moment.
 type Fault struct {

@@ -32,6 +32,11 @@ type Plan struct {
 	// Lull is a transaction that inserts, stays open while nothing else happens
 	// and the worker falls asleep, and commits last of all. Only with a bell.
 	Lull *Op
+	// Channels are those that each worker delivers by; empty: nobody delivers.
+	Channels [][]string
+	// Receivers are what goes wrong where alerts arrive, one after the other,
+	// beside the other faults.
+	Receivers []ReceiverFault
 
 	length    time.Duration // of the writing, where it is set
 	perWriter int           // users of each
@@ -87,6 +92,7 @@ func New(seed uint64, kinds []FaultKind) *Plan {
 	if p.Bell && r.IntN(4) > 0 {
 		p.makeLull(r)
 	}
+	p.makeDeliveries()
 	return p
 }
 
