@@ -44,8 +44,8 @@ func (w *attempts) Work(ctx context.Context, job *river.Job[store.Delivery]) err
 	case err == nil:
 		err = w.deliver(ctx, job.Args.Channel, a)
 	}
-	if errors.Is(err, errBusy) {
-		return river.JobSnooze(time.Second)
+	if later, ok := errors.AsType[laterError](err); ok && errors.Is(err, errBusy) {
+		return river.JobSnooze(later.after) // not tried, and no failure
 	}
 	if err != nil && w.stopping(ctx) {
 		return err // River has it tried again

@@ -80,7 +80,12 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer q.Close()
+	stuck := false
+	defer func() {
+		if !stuck { // Close waits for connections in use
+			q.Close()
+		}
+	}()
 	jobs.queue = q
 	for _, name := range d.Channels.Names() {
 		switch name {
@@ -107,7 +112,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	if q.Stop(stopping) != nil { // what is being handed over takes too long
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.Grace/4)
 		defer cancel()
-		_ = q.StopAndCancel(stopping) // what it leaves is rescued
+		stuck = q.StopAndCancel(stopping) != nil // what it leaves is rescued
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -26,9 +27,19 @@ type mailer struct {
 	*Deliverer
 	queue *store.Queue
 
-	mu   sync.Mutex
-	busy map[string]int // e-mails on their way, by server
+	mu      sync.Mutex
+	servers map[string]*line
 }
+
+// line is what a server has of e-mails.
+type line struct {
+	busy int       // on their way
+	last time.Time // when the last of those comes again that were sent away
+}
+
+// errNotOurs is met by an attempt that outlived its time, whose job is another's
+// by now, or whose user was deleted a moment ago, as the next attempt will see.
+var errNotOurs = errors.New("the delivery is another attempt's by now, or its user has been deleted")
 
 var errNoAddress = errors.New("the user has no e-mail address")
 
@@ -38,7 +49,7 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 	case err != nil:
 		return err
 	case r == nil:
-		return permanent(errGone)
+		return errNotOurs
 	case strings.TrimSpace(r.Email) == "":
 		return permanent(errNoAddress)
 	}
@@ -51,8 +62,8 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 	}
 	content := c.compose(a, r)
 	address := net.JoinHostPort(server.Host, strconv.Itoa(server.Port))
-	if !c.enter(address) {
-		return errBusy
+	if later := c.enter(address, time.Now()); later > 0 {
+		return laterError{errBusy, later}
 	}
 	defer c.leave(address)
 	if err := email.Send(ctx, server, content); err != nil {
@@ -115,24 +126,40 @@ func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
 	return content
 }
 
-// enter reports whether one more e-mail may be handed over to a server.
-func (c *mailer) enter(address string) bool {
+// apart is how long after one another e-mails come again that a busy server's
+// line sent away. All at once, they would keep the workers of a replica from
+// those for other servers.
+const apart = 50 * time.Millisecond
+
+// enter lets one more e-mail be handed over to a server, or says when it is to
+// come again.
+func (c *mailer) enter(address string, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy[address] >= perServer {
-		return false
+	if c.servers == nil {
+		c.servers = map[string]*line{}
 	}
-	if c.busy == nil {
-		c.busy = map[string]int{}
+	l := c.servers[address]
+	if l == nil {
+		l = &line{}
+		c.servers[address] = l
 	}
-	c.busy[address]++
-	return true
+	if l.busy < perServer {
+		l.busy++
+		return 0
+	}
+	l.last = l.last.Add(apart)
+	if soonest := now.Add(time.Second); l.last.Before(soonest) {
+		l.last = soonest
+	}
+	return l.last.Sub(now)
 }
 
 func (c *mailer) leave(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy[address]--; c.busy[address] == 0 {
-		delete(c.busy, address)
+	l := c.servers[address]
+	if l.busy--; l.busy == 0 && l.last.Before(time.Now()) {
+		delete(c.servers, address)
 	}
 }

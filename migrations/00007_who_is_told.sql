@@ -154,8 +154,9 @@ $do$;
 -- the worker's role may not by itself.
 
 -- recipient: whom the alert of an e-mail that is being delivered right now goes
--- to, and by which server. So the worker's role reads no address but of who is
--- told, when they are told, and no password of a mail server at all times.
+-- to, and by which server. So the worker's role has no right on addresses or on
+-- passwords of mail servers, and asks for those of one alert at a time. A role
+-- that writes jobs can pretend to deliver, though: see SECURITY.md.
 -- Both tables of the host may be absent, or come later.
 -- +goose StatementBegin
 DO $do$

@@ -179,7 +179,7 @@ func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliverySta
 	rows, err := s.pool.Query(ctx, `
 		SELECT j.id, (j.args ->> 'alert_id')::uuid, j.queue, `+deliveryState+`, a.user_id, (j.args ->> 'admin')::uuid, a.alert_threshold, j.attempt, j.created_at,
 		       CASE WHEN j.finalized_at IS NULL AND j.state <> 'running' THEN j.scheduled_at END, j.finalized_at,
-		       coalesce(j.errors[cardinality(j.errors)] ->> 'error', '')
+		       coalesce(`+lastError+`, '')
 		FROM tokenalert.river_job j LEFT JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid
 		WHERE j.kind = 'delivery' AND ($1 = '' OR `+deliveryState+` = $1) AND ($2 = '' OR j.queue = $2)
 		  AND ($3::uuid IS NULL OR a.user_id = $3)
@@ -219,13 +219,13 @@ func (q *Queue) RetryDelivery(ctx context.Context, id int64) (bool, error) {
 type Backlog struct {
 	Channel string
 	Waiting int64
-	Oldest  time.Time // when the oldest of them was told in the database
+	Oldest  time.Time // since when the oldest of them is to be delivered
 }
 
 // Backlogs returns what waits, by channel.
 func (q *Queue) Backlogs(ctx context.Context) ([]Backlog, error) {
 	rows, err := q.store.pool.Query(ctx, `
-		SELECT queue, count(*), min(created_at) FROM tokenalert.river_job
+		SELECT queue, count(*), min(coalesce((metadata ->> 'retried_at')::timestamptz, created_at)) FROM tokenalert.river_job
 		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind = 'delivery' GROUP BY queue`)
 	if err != nil {
 		return nil, fmt.Errorf("look at what waits to be delivered: %w", err)

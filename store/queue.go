@@ -134,8 +134,17 @@ func (m *Migrator) migrateQueue(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("queue of deliveries: %w", err)
 	}
-	if n := len(result.Versions); n > 0 {
-		m.say(fmt.Sprintf("up river %d: the queue of deliveries", result.Versions[n-1].Version))
+	n := len(result.Versions)
+	if n == 0 {
+		return nil
 	}
+	if result.Versions[0].Version == 1 {
+		// A worker that delivered before a down may still end jobs by their ids, and
+		// would end those that have them now: ids of another time are others.
+		if _, err := pool.Exec(ctx, `SELECT setval('tokenalert.river_job_id_seq', (extract(epoch FROM clock_timestamp()) * 1000)::bigint)`); err != nil {
+			return fmt.Errorf("queue of deliveries: %w", err)
+		}
+	}
+	m.say(fmt.Sprintf("up river %d: the queue of deliveries", result.Versions[n-1].Version))
 	return nil
 }

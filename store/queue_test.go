@@ -97,10 +97,12 @@ func TestDeliveriesOutliveDown(t *testing.T) {
 	c.exec("UPDATE tokenalert.river_job SET state = 'completed', finalized_at = now() WHERE queue = 'webhook'")
 	const look = "SELECT format('%s %s %s', queue, args ->> 'alert_id', state) FROM tokenalert.river_job ORDER BY id"
 	before := c.list(look + " LIMIT 1")
+	newest := ask[int64](c.site, "SELECT max(id) FROM tokenalert.river_job")
 	c.store.Close()
 	c.down()
 	c.up()
 	assert.Equal(t, before, c.list(look))
+	assert.Greater(t, ask[int64](c.site, "SELECT min(id) FROM tokenalert.river_job"), newest, "a worker from before would end it as its own")
 }
 
 // The role of the worker learns an address while it delivers to it, and at no

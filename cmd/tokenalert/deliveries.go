@@ -69,8 +69,8 @@ func newDeliveriesList() *cobra.Command {
 		Use:   "list",
 		Short: "List deliveries, the newest first",
 		Long: `List deliveries, the newest first: waiting for a worker, running, retrying after a
-failure, delivered, or failed for good; with the last error. Where an admin is told of
-somebody's alert, the admin is named (id). No address is shown.`,
+failure, delivered, or failed for good; with the last error. Where an admin is
+told of somebody's alert, the admin is named (id). No address is shown.`,
 		Example: `  tokenalert deliveries list
   tokenalert deliveries list --state retrying --channel email
   tokenalert deliveries list --state failed -o json | jq length`,

@@ -24,8 +24,8 @@ func newPolicy() *cobra.Command {
 		Use:   "policy",
 		Short: "Have an organization, or a user, told otherwise than the settings say",
 		Long: `Have an organization, or a user, told otherwise than the settings say: at which
-thresholds, in which zone and language, by which channels, not at all for a while, and
-whether the admins of the organization are told as well.
+thresholds, in which zone and language, by which channels, not at all for a while,
+and whether the admins of the organization are told as well.
 
 What a user's policy does not say, that of their organization does, and what
 neither says, the settings do. A change is in force at the next tick, without a
@@ -34,8 +34,8 @@ recorded (threshold_added), not told. Every change is kept, with the time and
 the role that made it.
 
 It takes the owner of the host's tables.`,
-		Example: `  tokenalert policy set --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --thresholds 50,80,100
-  tokenalert policy show --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77`,
+		Example: `  tokenalert policy set --organization $ORGANIZATION --thresholds 50,80,100
+  tokenalert policy show --user $PERSON`,
 		Args: known,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -226,9 +226,9 @@ the policy says nothing of it:
 It says who is told by that at the next tick. --dry-run only says it.
 
 Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
-		Example: `  tokenalert policy set --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --thresholds 50,80,100
-  tokenalert policy set --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77 --mute-until 72h
-  tokenalert policy set --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77 --thresholds 20,40 --dry-run`,
+		Example: `  tokenalert policy set --organization $ORGANIZATION --thresholds 50,80,100
+  tokenalert policy set --user $PERSON --mute-until 72h
+  tokenalert policy set --user $PERSON --thresholds 20,40 --dry-run`,
 		Args: arguments(cobra.NoArgs),
 	}
 	named := addPolicyOf(cmd)
@@ -261,8 +261,8 @@ func newPolicyRemove() *cobra.Command {
 		Short: "Have a policy say nothing any more",
 		Long: `Have a policy say nothing any more: what comes after it counts again. Its changes
 are kept. It says who is told by that at the next tick.`,
-		Example: `  tokenalert policy remove --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77
-  tokenalert policy remove --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --dry-run`,
+		Example: `  tokenalert policy remove --user $PERSON
+  tokenalert policy remove --organization $ORGANIZATION --dry-run`,
 		Args: arguments(cobra.NoArgs),
 	}
 	named := addPolicyOf(cmd)
@@ -411,8 +411,8 @@ func newPolicyShow() *cobra.Command {
 		Long: `Show what counts for a user, or for those in an organization who have no policy of
 their own, where each of it comes from, and every change with the time and the
 role that made it.`,
-		Example: `  tokenalert policy show --user 3f0e8d52-6c5e-4b0b-9c56-0c2f0f6d1a77
-  tokenalert policy show --organization 0b9d0d5c-7f1c-4a7e-9d5c-0f6c8f5a1b11 --output json | jq .changes`,
+		Example: `  tokenalert policy show --user $PERSON
+  tokenalert policy show --organization $ORGANIZATION --output json | jq .changes`,
 		Args: arguments(cobra.NoArgs),
 	}
 	named := addPolicyOf(cmd)
