@@ -32,7 +32,7 @@ const (
 )
 
 // workers are how many deliveries a replica hands over at a time, by channel.
-var workers = map[string]int{Notification: 2, Email: 10, Webhook: 4}
+var workers = map[string]int{Notification: 2, Email: 40, Webhook: 8}
 
 // Deliverer works on the queue of deliveries, as one of the replicas.
 type Deliverer struct {

@@ -20,7 +20,10 @@ import (
 
 // perServer bounds the e-mails that are handed over to one server at a time, so
 // that one that hangs leaves workers to the others.
-const perServer = 3
+const perServer = 8
+
+// patience is how long an e-mail waits for its turn at a server that takes them.
+const patience = 2 * time.Second
 
 // mailer delivers by e-mail.
 type mailer struct {
@@ -33,8 +36,10 @@ type mailer struct {
 
 // line is what a server has of e-mails.
 type line struct {
-	busy int       // on their way
-	last time.Time // when the last of those comes again that were sent away
+	places  chan struct{} // one for each on its way
+	mu      sync.Mutex
+	failing bool      // the last one was not taken, or none for a while
+	last    time.Time // when the last of those comes again that were sent away
 }
 
 // errNotOurs is met by an attempt that outlived its time, whose job is another's
@@ -62,11 +67,13 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 	}
 	content := c.compose(a, r)
 	address := net.JoinHostPort(server.Host, strconv.Itoa(server.Port))
-	if later := c.enter(address, time.Now()); later > 0 {
+	l := c.line(address)
+	if later := l.enter(ctx); later > 0 {
 		return laterError{errBusy, later}
 	}
-	defer c.leave(address)
-	if err := email.Send(ctx, server, content); err != nil {
+	err = email.Send(ctx, server, content)
+	l.leave(err != nil && !email.Permanent(err))
+	if err != nil {
 		if email.Permanent(err) {
 			return permanent(err)
 		}
@@ -126,40 +133,63 @@ func (c *mailer) compose(a *store.ToldAlert, r *store.Recipient) email.Content {
 	return content
 }
 
-// apart is how long after one another e-mails come again that a busy server's
-// line sent away. All at once, they would keep the workers of a replica from
+// E-mails that a failing server's line sends away come again after a while, and
+// one after the other: all at once, they would keep the workers of a replica from
 // those for other servers.
-const apart = 50 * time.Millisecond
+const (
+	away  = 10 * time.Second
+	apart = 50 * time.Millisecond
+)
 
-// enter lets one more e-mail be handed over to a server, or says when it is to
-// come again.
-func (c *mailer) enter(address string, now time.Time) time.Duration {
+// line is that of a server.
+func (c *mailer) line(address string) *line {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.servers == nil {
-		c.servers = map[string]*line{}
-	}
 	l := c.servers[address]
 	if l == nil {
-		l = &line{}
+		if c.servers == nil {
+			c.servers = map[string]*line{}
+		}
+		l = &line{places: make(chan struct{}, perServer)}
 		c.servers[address] = l
 	}
-	if l.busy < perServer {
-		l.busy++
-		return 0
-	}
-	l.last = l.last.Add(apart)
-	if soonest := now.Add(time.Second); l.last.Before(soonest) {
-		l.last = soonest
-	}
-	return l.last.Sub(now)
+	return l
 }
 
-func (c *mailer) leave(address string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.servers[address]
-	if l.busy--; l.busy == 0 && l.last.Before(time.Now()) {
-		delete(c.servers, address)
+// enter waits for a place, of which leave makes one free again; or says after how
+// long to come again, where the server is failing.
+func (l *line) enter(ctx context.Context) time.Duration {
+	select {
+	case l.places <- struct{}{}:
+		return 0
+	default:
 	}
+	l.mu.Lock()
+	failing := l.failing
+	l.mu.Unlock()
+	if !failing {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		select {
+		case l.places <- struct{}{}:
+			return 0
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failing = true
+	l.last = l.last.Add(apart)
+	if soonest := time.Now().Add(away); l.last.Before(soonest) {
+		l.last = soonest
+	}
+	return time.Until(l.last)
+}
+
+func (l *line) leave(failed bool) {
+	l.mu.Lock()
+	l.failing = failed
+	l.mu.Unlock()
+	<-l.places
 }

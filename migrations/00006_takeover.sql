@@ -204,6 +204,24 @@ DROP TRIGGER IF EXISTS tokenalert_limits_changed ON tokenalert.user_limits;
 
 -- Our history, kept where the next `up` finds it.
 CREATE SCHEMA IF NOT EXISTS tokenalert_archive; -- 00007 has been here
+-- +goose StatementBegin
+DO $do$
+DECLARE
+    kept record;
+BEGIN
+    -- What an up that came no further than here had put there for 00007.
+    FOR kept IN SELECT * FROM (VALUES ('archived_policies', 'policies'), ('archived_policy_changes', 'policy_changes'),
+                                      ('granted_readers', 'granted_readers')) AS k (name, archived) LOOP
+        IF to_regclass('tokenalert.' || kept.name) IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE tokenalert.%I SET SCHEMA tokenalert_archive', kept.name);
+            IF kept.name <> kept.archived THEN
+                EXECUTE format('ALTER TABLE tokenalert_archive.%I RENAME TO %I', kept.name, kept.archived);
+            END IF;
+        END IF;
+    END LOOP;
+END
+$do$;
+-- +goose StatementEnd
 CREATE TABLE tokenalert_archive.token_limit_alerts AS SELECT * FROM token_limit_alerts;
 CREATE TABLE tokenalert_archive.usage_periods AS SELECT * FROM tokenalert.usage_periods;
 CREATE TABLE tokenalert_archive.settings AS SELECT * FROM tokenalert.settings;

@@ -81,7 +81,7 @@ BEGIN
     NEW.added := '{}';
     IF TG_OP = 'UPDATE' THEN
         had := coalesce(OLD.thresholds, otherwise);
-        IF EXISTS (SELECT FROM tokenalert.recounts r WHERE r.cause = 'policy_changed') THEN
+        IF EXISTS (SELECT FROM tokenalert.recounts r WHERE r.cause IN ('policy_changed', 'held', 'undecided', 'set_aside')) THEN
             NEW.added := OLD.added; -- not everybody has been decided under it
         END IF;
     END IF;
@@ -113,7 +113,7 @@ BEGIN
     -- In another zone a period begins at another time, and is counted anew.
     INSERT INTO tokenalert.recounts (user_id, at, cause)
     SELECT a.user_id, CASE WHEN NEW.time_zone IS DISTINCT FROM before ->> 'time_zone' THEN now() END, 'policy_changed' FROM tokenalert.accounts() a
-    WHERE (a.token_limit > 0 OR NEW.time_zone IS DISTINCT FROM before ->> 'time_zone') AND (a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id);
+    WHERE a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id;
     IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify('tokenalert', '');
     END IF;
@@ -142,6 +142,8 @@ BEGIN
         ALTER TABLE tokenalert.policies ENABLE TRIGGER USER;
         INSERT INTO tokenalert.policy_changes SELECT * FROM tokenalert.archived_policy_changes;
         PERFORM setval('tokenalert.policy_version', greatest((SELECT max(version) FROM tokenalert.policy_changes), 1));
+        UPDATE tokenalert.usage_periods SET policy_seen = (SELECT max(version) FROM tokenalert.policies)
+        WHERE EXISTS (SELECT FROM tokenalert.policies);
         DROP TABLE tokenalert.archived_policies, tokenalert.archived_policy_changes;
     END IF;
 END
@@ -170,13 +172,22 @@ BEGIN
     SELECT format('%I.%I', n.nspname, c.relname) INTO organizations
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('organizations');
 
-    -- admins: who may be told of others. A host whose users have no roles has none.
+    -- admins: who may be told of others, by their own policies. A host whose users
+    -- have no roles has none.
     EXECUTE format($sql$
         CREATE FUNCTION tokenalert.admins(organization uuid)
-        RETURNS TABLE (user_id uuid, full_name text, language text)
-        LANGUAGE sql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
+        RETURNS TABLE (user_id uuid, full_name text, language text, channels text[], muted boolean)
+        LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
         AS $body$
-            SELECT u.id, u.full_name::text, %s FROM %s u WHERE u.organization_id = organization AND %s ORDER BY u.id LIMIT 100
+        BEGIN
+            RETURN QUERY SELECT u.id, u.full_name::text, coalesce(p.language, %s), coalesce(p.channels, o.channels),
+                   coalesce(coalesce(p.muted_until, o.muted_until) > tokenalert.now(), false)
+            FROM %s u LEFT JOIN tokenalert.policies p ON p.user_id = u.id
+            LEFT JOIN tokenalert.policies o ON o.organization_id = u.organization_id
+            WHERE u.organization_id = organization AND %s ORDER BY u.id LIMIT 100;
+        EXCEPTION WHEN undefined_column THEN -- the host has taken it away
+            RAISE WARNING 'tokenalert: admins are not told (%%): %%', SQLSTATE, SQLERRM;
+        END
         $body$ $sql$,
         CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'language' AND NOT attisdropped)
              THEN 'u.language::text' ELSE 'NULL::text' END,
@@ -341,7 +352,7 @@ COMMENT ON COLUMN tokenalert.alert_history.resets_at IS 'When that period ended,
 COMMENT ON COLUMN tokenalert.alert_history.crossed_at IS 'When the crossing was seen, milliseconds after the usage committed; in rows of the host when it was first written';
 COMMENT ON COLUMN tokenalert.alert_history.told IS 'Whether the user was told';
 COMMENT ON COLUMN tokenalert.alert_history.told_at IS 'When the user was told; NULL: not told. In rows of the host, which keep one for all months, the last time';
-COMMENT ON COLUMN tokenalert.alert_history.how IS 'notification: in the app; rows of the host also email or both; NULL: not told';
+COMMENT ON COLUMN tokenalert.alert_history.how IS 'notification: in the app; both: by e-mail too; rows of the host also email; NULL: not told';
 COMMENT ON COLUMN tokenalert.alert_history.reason IS 'Why the user was not told: superseded (a higher threshold was), period_closed, threshold_added, carried_over, backfill or muted; NULL: told, or a row of the host';
 COMMENT ON COLUMN tokenalert.alert_history.notification_id IS 'The row in notifications that told the user; NULL: none, or a row of the host';
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,6 +41,8 @@ type Alert struct {
 	Link           string
 	Newest         *time.Time
 	Channels       []string // by which it is delivered, besides the notification
+	ToAdmins       bool     // the admins of the organization are told as well, of what About says
+	About          Candidate
 	Admins         []AdminNotice
 }
 
@@ -48,6 +51,7 @@ type Alert struct {
 type AdminNotice struct {
 	ID, UserID  uuid.UUID
 	Title, Body string
+	Channels    []string // by which it is delivered, besides the notification
 }
 
 // An Outcome says what became of an alert.
@@ -150,10 +154,10 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 	if q.Settings != nil {
 		q.Settings.queue(batch)
 	}
-	if q.Kind == Window && len(decisions) > q.Decisions {
-		result.Left += int64(len(decisions) - q.Decisions)
-		queueUndecided(batch, result.Now, decisions[q.Decisions:])
-		decisions = decisions[:q.Decisions]
+	if n := most(decisions, q.Decisions); q.Kind == Window && len(decisions) > n {
+		result.Left += int64(len(decisions) - n)
+		queueUndecided(batch, result.Now, decisions[n:])
+		decisions = decisions[:n]
 	}
 	for _, some := range inChunks(decisions) {
 		if !q.Isolated {
@@ -162,7 +166,7 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 			return err
 		}
 	}
-	queueDeliveries(batch, result.ID, decisions)
+	queueDeliveries(batch, result, decisions)
 	if q.Kind == Window && !slices.ContainsFunc(decisions, func(d Decision) bool { return len(d.Alerts) > 0 }) {
 		// Nobody was told, so nothing is lost with a crash that the rows do not
 		// bring back: the chain goes back with the totals. The host's commits do
@@ -232,14 +236,15 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	return nil
 }
 
-// tellAdmins tells them of alerts of tick $6 that were inserted and are told.
+// tellAdmins tells them of alerts of tick $6, taken at $8, that were inserted and
+// are told. The chain may begin anew, and with it its numbers.
 const tellAdmins = `
 INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
 SELECT w.id, a.organization_id, w.user_id, w.title, w.body, 'token_limit_alert', w.link
 FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $7::text[]) AS w (id, alert_id, user_id, title, body, link) OFFSET 0) w
-JOIN token_limit_alerts a ON a.id = w.alert_id AND a.tick_id = $6::bigint AND a.alert_sent`
+JOIN token_limit_alerts a ON a.id = w.alert_id AND a.tick_id = $6::bigint AND a.created_at = $8::timestamptz AND a.alert_sent`
 
-func queueAdmins(batch *pgx.Batch, tick int64, decisions []Decision) {
+func queueAdmins(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 	var ids, alerts, users []uuid.UUID
 	var titles, bodies, links []string
 	for _, d := range decisions {
@@ -251,12 +256,12 @@ func queueAdmins(batch *pgx.Batch, tick int64, decisions []Decision) {
 		}
 	}
 	if len(ids) > 0 {
-		batch.Queue(tellAdmins, ids, alerts, users, titles, bodies, tick, links)
+		batch.Queue(tellAdmins, ids, alerts, users, titles, bodies, tick.ID, links, tick.Now)
 	}
 }
 
 func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
-	defer queueAdmins(batch, result.ID, decisions)
+	defer queueAdmins(batch, result, decisions)
 	var (
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time
@@ -343,12 +348,74 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 	})
 }
 
+// weight is how many rows are written for a decision, about.
+func weight(d Decision) int {
+	rows := 1 + len(d.Alerts)
+	for _, a := range d.Alerts {
+		rows += len(a.Admins)
+	}
+	return rows
+}
+
+// most is how many decisions, the first ones, a tick writes: so many, or fewer
+// where admins are told of them. One at least.
+func most(decisions []Decision, bound int) int {
+	told := 0
+	for i, d := range decisions {
+		for _, a := range d.Alerts {
+			told += len(a.Admins)
+		}
+		if told++; told > bound {
+			return max(i, 1)
+		}
+	}
+	return len(decisions)
+}
+
+// readAdmins has the admins of the organizations told whose alerts ask for it.
+func readAdmins(ctx context.Context, conn *pgxpool.Conn, q TickRequest, decisions []Decision) error {
+	admins := map[uuid.UUID][]Admin{}
+	for _, d := range decisions {
+		for _, a := range d.Alerts {
+			if a.ToAdmins {
+				admins[a.OrganizationID] = nil
+			}
+		}
+	}
+	if len(admins) == 0 {
+		return nil
+	}
+	rows, err := conn.Query(ctx, `SELECT o.id, m.user_id, m.full_name, m.language, m.channels
+		FROM unnest($1::uuid[]) AS o (id), LATERAL tokenalert.admins(o.id) m WHERE NOT m.muted`, slices.Collect(maps.Keys(admins)))
+	if err != nil {
+		return fmt.Errorf("read the admins: %w", err)
+	}
+	var organization uuid.UUID
+	var m Admin
+	_, err = pgx.ForEachRow(rows, []any{&organization, &m.UserID, &m.FullName, &m.Language, &m.Channels}, func() error {
+		admins[organization] = append(admins[organization], m)
+		m = Admin{}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the admins: %w", err)
+	}
+	for _, d := range decisions {
+		for i := range d.Alerts {
+			if a := &d.Alerts[i]; a.ToAdmins {
+				a.Admins = q.TellAdmins(*a, admins[a.OrganizationID])
+			}
+		}
+	}
+	return nil
+}
+
 // inChunks cuts decisions into parts of bounded size.
 func inChunks(decisions []Decision) [][]Decision {
 	var chunks [][]Decision
 	size, from := 0, 0
 	for i, d := range decisions {
-		size += 1 + len(d.Alerts)
+		size += weight(d)
 		if size >= alertsPerStatement {
 			chunks, from, size = append(chunks, decisions[from:i+1]), i+1, 0
 		}

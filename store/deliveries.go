@@ -222,8 +222,17 @@ type Backlog struct {
 	Oldest  time.Time // since when the oldest of them is to be delivered
 }
 
-// Backlogs returns what waits, by channel.
+// Backlogs returns what waits, by channel; ErrInRecovery where the server has
+// become a standby, whose sessions are then given up.
 func (q *Queue) Backlogs(ctx context.Context) ([]Backlog, error) {
+	var recovery bool
+	if err := q.store.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovery); err != nil {
+		return nil, fmt.Errorf("look at what waits to be delivered: %w", err)
+	}
+	if recovery {
+		q.store.Reset()
+		return nil, ErrInRecovery
+	}
 	rows, err := q.store.pool.Query(ctx, `
 		SELECT queue, count(*), min(coalesce((metadata ->> 'retried_at')::timestamptz, created_at)) FROM tokenalert.river_job
 		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind = 'delivery' GROUP BY queue`)

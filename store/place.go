@@ -93,8 +93,7 @@ const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE
 	       CASE WHEN greatest(x.version, x.organization_version) > x.seen THEN greatest(x.version, x.organization_version) END AS stale,
 	       ARRAY(SELECT unnest(x.added) WHERE x.version > x.seen
 	             UNION ALL SELECT unnest(x.organization_added) WHERE x.organization_version > x.seen AND x.thresholds IS NULL) AS added,
-	       x.time_zone, x.language, x.organization_language, x.channels, x.muted, x.admins_from,
-	       CASE WHEN x.admins_from > 0 THEN (SELECT jsonb_agg(m) FROM tokenalert.admins(a.organization_id) m) END AS admins
+	       x.time_zone, x.language, x.organization_language, x.channels, x.muted, x.admins_from
 	FROM (
 		SELECT u.thresholds, u.version, u.added, coalesce(u.time_zone, o.time_zone) AS time_zone, u.language, o.thresholds AS organization_thresholds, o.version AS organization_version,
 		       o.added AS organization_added, o.language AS organization_language, coalesce(u.channels, o.channels) AS channels,

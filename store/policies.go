@@ -99,6 +99,10 @@ func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChan
 		if err := mustExist(ctx, tx, of); err != nil {
 			return err
 		}
+		// As its trigger does: of two changes at once the second sees the first.
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(8389759082999869550)"); err != nil {
+			return err
+		}
 		before, err := readPolicy(ctx, tx, of)
 		if err != nil {
 			return err
@@ -117,18 +121,22 @@ func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChan
 		}
 		return nil
 	})
+	if SQLState(err) == codePrivilege {
+		return c, fmt.Errorf("policy of %s: it takes the owner of the host's tables: %w", of, err)
+	}
 	if err != nil && !errors.Is(err, errDryRun) {
-		return c, fmt.Errorf("policy of %s: %w", of, s.refused(ctx, err))
+		return c, fmt.Errorf("policy of %s: %w", of, err)
 	}
 	return c, nil
 }
 
 func mustExist(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
 	var exists bool
-	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE id = $1) OR EXISTS (SELECT FROM organizations WHERE id = $2)`,
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM users WHERE id = $1) OR EXISTS (SELECT FROM organizations WHERE id = $2)
+		OR EXISTS (SELECT FROM tokenalert.policies WHERE user_id = $1 OR organization_id = $2)`,
 		of.User, of.Organization).Scan(&exists)
 	if err == nil && !exists {
-		return errors.New("there is none")
+		return errors.New("nobody has this id")
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -111,9 +112,9 @@ func TestAPolicyOfNobody(t *testing.T) {
 	owner, nobody := s.ownerStore(), uuid.New()
 	for _, of := range []store.PolicyOf{{User: &nobody}, {Organization: &nobody}} {
 		_, err := owner.ChangePolicy(t.Context(), of, store.RemovePolicy(), false)
-		require.ErrorContains(t, err, of.String()+": there is none")
+		require.ErrorContains(t, err, of.String()+": nobody has this id")
 		_, err = owner.PolicyInForce(t.Context(), of)
-		require.ErrorContains(t, err, "there is none")
+		require.ErrorContains(t, err, "nobody has this id")
 	}
 	_, err := s.runtime().ChangePolicy(t.Context(), store.PolicyOf{Organization: &s.org}, store.RemovePolicy(), false)
 	assert.Equal(t, "42501", store.SQLState(err), "the worker's role changes no policy: %v", err)
@@ -140,4 +141,51 @@ func TestPoliciesOutliveDown(t *testing.T) {
 	assert.Equal(t, before, look())
 	s.exec("UPDATE tokenalert.policies SET thresholds = '{65}'")
 	assert.Equal(t, 3, ask[int](s, "SELECT count(*) FROM tokenalert.policy_changes"), "a version was given twice")
+}
+
+// After a down and an up what a policy had gained is not gained once more: a user
+// who stood below it then, and crosses it, is told.
+func TestWhatWasGainedBeforeADownIsNotGainedAgain(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(100)
+	c.use(user, 10)
+	c.tick()
+	owner := c.ownerStore()
+	_, err := owner.ChangePolicy(t.Context(), store.PolicyOf{Organization: &c.org}, store.PolicyChange{Thresholds: new([]int32{50})}, false)
+	require.NoError(t, err)
+	c.settle()
+	owner.Close()
+	c.store.Close()
+	c.down()
+	c.up()
+	c.store = c.runtime()
+	c.count(store.First)
+	c.use(user, 75)
+	c.tick()
+	require.Len(t, c.seen, 1)
+	assert.Empty(t, c.seen[0].Added)
+}
+
+// Of two changes at once, the second keeps what the first has set.
+func TestTwoChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	of := store.PolicyOf{Organization: &s.org}
+	changes := []store.PolicyChange{{Thresholds: new([]int32{50})}, {Language: new(new("en"))}, {AdminsFrom: new(new(int32(90)))}}
+	var group sync.WaitGroup
+	for _, change := range changes {
+		st := s.ownerStore()
+		group.Go(func() {
+			_, err := st.ChangePolicy(t.Context(), of, change, false)
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+	list, err := s.ownerStore().Policies(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	assert.Equal(t, []int32{50}, list[0].Thresholds)
+	assert.Equal(t, "en", *list[0].Language)
+	assert.EqualValues(t, 90, *list[0].AdminsFrom)
 }

@@ -42,8 +42,8 @@ func (Delivery) Kind() string { return "delivery" }
 // them. It is a smallint.
 const DeliveryAttempts = 1_000
 
-// insertDeliveries writes a job for each alert of tick $3 that was inserted and
-// is told, and wakes those that deliver, as River's own client does
+// insertDeliveries writes a job for each alert of tick $3, taken at $6, that was
+// inserted and is told (the chain may begin anew, and with it its numbers), and wakes those that deliver, as River's own client does
 // (JobInsertFastMany and PGNotifyMany of riverpgxv5), in one statement of the
 // tick. A full notification queue would fail the tick's commit; then they are
 // found by the next look.
@@ -52,13 +52,13 @@ jobs AS (
 	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
 	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin)), 'delivery', $4, w.channel
 	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[]) AS w (id, channel, admin) OFFSET 0) w
-	JOIN token_limit_alerts a ON a.id = w.id AND a.tick_id = $3::bigint AND a.alert_sent
+	JOIN token_limit_alerts a ON a.id = w.id AND a.tick_id = $3::bigint AND a.created_at = $6::timestamptz AND a.alert_sent
 	RETURNING queue
 )
 SELECT pg_notify('tokenalert.river_insert', json_build_object('queue', queue)::text)
 FROM (SELECT DISTINCT queue FROM jobs) woken WHERE pg_notification_queue_usage() < 0.5`
 
-func queueDeliveries(batch *pgx.Batch, tick int64, decisions []Decision) {
+func queueDeliveries(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 	var alerts []uuid.UUID
 	var channels []string
 	var admins []*uuid.UUID
@@ -66,17 +66,16 @@ func queueDeliveries(batch *pgx.Batch, tick int64, decisions []Decision) {
 		for _, a := range d.Alerts {
 			for _, channel := range a.Channels {
 				alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, nil)
-				if channel == ChannelWebhook { // which tells of the user, and nobody
-					continue
-				}
-				for _, n := range a.Admins {
+			}
+			for _, n := range a.Admins {
+				for _, channel := range n.Channels {
 					alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, &n.UserID)
 				}
 			}
 		}
 	}
 	if len(alerts) > 0 {
-		batch.Queue(insertDeliveries, alerts, channels, tick, DeliveryAttempts, admins)
+		batch.Queue(insertDeliveries, alerts, channels, tick.ID, DeliveryAttempts, admins, tick.Now)
 	}
 }
 

@@ -105,6 +105,23 @@ func TestDeliveriesOutliveDown(t *testing.T) {
 	assert.Greater(t, ask[int64](c.site, "SELECT min(id) FROM tokenalert.river_job"), newest, "a worker from before would end it as its own")
 }
 
+// The chain begins anew after a down: an alert of an older tick with the number of
+// this one is not delivered again.
+func TestAnAlertOfAnotherChainIsNotDeliveredAgain(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.delivering("email")
+	user := c.user(100)
+	c.use(user, 90)
+	tick := c.tick().ID
+	c.exec("DELETE FROM tokenalert.river_job")
+	c.exec("UPDATE tokenalert.usage_periods SET marks = '{}'")
+	c.exec("UPDATE token_limit_alerts SET tick_id = $1", tick+1)
+	c.use(user, 1)
+	require.Equal(t, tick+1, c.tick().ID)
+	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job"))
+}
+
 // The role of the worker learns an address while it delivers to it, and at no
 // other time; and what a mail server is asked with.
 func TestRecipient(t *testing.T) {

@@ -68,7 +68,6 @@ type Candidate struct {
 	OrganizationLanguage *string
 	TimeZone             *string // of a policy; nil: that of the settings
 	AdminsFrom           int32   // lowest threshold of which the admins are told too; 0: none
-	Admins               []Admin
 }
 
 // An Admin is told of others in their organization.
@@ -76,6 +75,7 @@ type Admin struct {
 	UserID   uuid.UUID `json:"user_id"`
 	FullName *string   `json:"full_name"`
 	Language *string   `json:"language"`
+	Channels []string  `json:"channels"` // of a policy; nil: all that are set up
 }
 
 // Decide says what follows for the candidates of a tick at the instant now. It
@@ -97,6 +97,9 @@ type TickRequest struct {
 	// IdleTimeout is how long the server waits for a worker that falls silent in
 	// the middle of the tick, and whose locks the next leader waits for.
 	IdleTimeout time.Duration
+	// TellAdmins writes what the admins of an organization are told of an alert
+	// that has ToAdmins.
+	TellAdmins func(Alert, []Admin) []AdminNotice
 	// Isolated writes user by user under savepoints, so that the one whose data
 	// makes a statement fail is set aside and the others are told.
 	Isolated bool
@@ -180,7 +183,11 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 		}
 		candidates = replace(candidates, wanted)
 	}
-	return result, write(ctx, conn, q, &result, decide(q.Kind, result.Now, candidates))
+	decisions := decide(q.Kind, result.Now, candidates)
+	if err := readAdmins(ctx, conn, q, decisions); err != nil {
+		return result, err
+	}
+	return result, write(ctx, conn, q, &result, decisions)
 }
 
 // begin opens the tick's transaction and sets what it needs for itself alone,
@@ -298,11 +305,10 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			channels          []string
 			muted             *bool
 			adminsFrom        *int32
-			admins            []Admin
 		}
 		destinations = append(header, &user, &org, &name, &language, &start, &end, &used, &limit, &marks, &newest, &told,
 			&policy.thresholds, &policy.stale, &policy.added, &policy.zone, &policy.language, &policy.orgs, &policy.channels, &policy.muted,
-			&policy.adminsFrom, &policy.admins)
+			&policy.adminsFrom)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
 		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
@@ -312,7 +318,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
-			AdminsFrom: *policy.adminsFrom, Admins: policy.admins, TimeZone: policy.zone,
+			AdminsFrom: *policy.adminsFrom, TimeZone: policy.zone,
 		}
 		if policy.stale != nil {
 			c.Stale = *policy.stale

@@ -140,24 +140,25 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
 		})
 		a.Title, a.Body = m.Title, m.Body
-		a.Channels = r.channelsFor(c)
+		a.Channels = r.channelsIn(c.Channels)
 		if c.AdminsFrom > 0 && threshold >= c.AdminsFrom {
-			a.Admins = r.adminNotices(now, c, threshold, a.NotificationID)
+			a.ToAdmins, a.About = true, c
 		}
 	}
 	return a
 }
 
-// adminNotices tell the admins of the organization, but for the one who is the
-// user.
-func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, notification uuid.UUID) []store.AdminNotice {
+// tellAdmins writes what the admins of an organization are told of an alert, but
+// for the one whose it is.
+func (r rules) tellAdmins(now time.Time, a store.Alert, admins []store.Admin) []store.AdminNotice {
+	c := a.About
 	var notices []store.AdminNotice
-	for _, admin := range c.Admins {
+	for _, admin := range admins {
 		if admin.UserID == c.UserID {
 			continue
 		}
 		n := Notice{
-			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold),
+			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(a.Threshold),
 			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
 		}
 		if admin.FullName != nil {
@@ -165,7 +166,9 @@ func (r rules) adminNotices(now time.Time, c store.Candidate, threshold int32, n
 		}
 		m := r.words.Render(n)
 		notices = append(notices, store.AdminNotice{
-			ID: AdminNotificationID(notification, admin.UserID), UserID: admin.UserID, Title: m.Title, Body: m.Body,
+			ID: AdminNotificationID(a.NotificationID, admin.UserID), UserID: admin.UserID, Title: m.Title, Body: m.Body,
+			// A webhook tells of the user, and nobody.
+			Channels: slices.DeleteFunc(slices.Clone(r.channelsIn(admin.Channels)), func(c string) bool { return c == store.ChannelWebhook }),
 		})
 	}
 	return notices
@@ -183,14 +186,15 @@ func (r rules) zoneOf(c store.Candidate) *time.Location {
 	return r.zones.named(*c.TimeZone, r.zone)
 }
 
-// channelsFor are the channels that are set up, as far as a policy has them.
-func (r rules) channelsFor(c store.Candidate) []string {
-	if c.Channels == nil {
+// channelsIn are the channels that are set up, as far as a policy has them; nil:
+// it says nothing.
+func (r rules) channelsIn(policy []string) []string {
+	if policy == nil {
 		return r.channels
 	}
 	var channels []string
 	for _, channel := range r.channels {
-		if slices.Contains(c.Channels, channel) {
+		if slices.Contains(policy, channel) {
 			channels = append(channels, channel)
 		}
 	}

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
 	"tokenalert/store"
 	"tokenalert/worker"
 )
@@ -70,6 +72,41 @@ func TestAPolicyGainsAThreshold(t *testing.T) {
 	w.use(below, 30) // 85
 	w.settle()
 	assert.Equal(t, map[int]string{50: "told", 80: "told"}, w.reasons(below))
+}
+
+// Who has no limit is decided under a policy as well, and told when they get one;
+// who is held when a policy gains a threshold meets it as gained when let go.
+func TestAPolicyMeetsEverybody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	unlimited, held := w.user(0), w.user(100)
+	w.use(unlimited, 60)
+	w.use(held, 60)
+	r := w.start()
+	r.asleep()
+	lock, err := w.owner.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = lock.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", held)
+	require.NoError(t, err)
+	other := w.db.ConnAs(t, pgtest.Owner)
+	for _, column := range []string{"thresholds = '{50,80}'", "language = 'en'"} { // the second while the user is held
+		name, value, _ := strings.Cut(column, " = ")
+		_, err = other.Exec(t.Context(), `INSERT INTO tokenalert.policies AS p (organization_id, `+name+`) VALUES ($1, `+value+`)
+			ON CONFLICT (organization_id) DO UPDATE SET `+name+` = EXCLUDED.`+name, w.org)
+		require.NoError(t, err)
+		w.eventually(func() bool {
+			var waits bool
+			require.NoError(t, other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM tokenalert.recounts WHERE user_id = $1 AND cause = 'held')
+				AND NOT EXISTS (SELECT FROM tokenalert.recounts WHERE cause = 'policy_changed')`, held).Scan(&waits))
+			return waits
+		}, "nobody is held")
+	}
+	require.NoError(t, lock.Rollback(t.Context()))
+	w.eventually(func() bool { return len(w.alerts(held)) > 0 }, "is not decided when let go")
+	assert.Equal(t, map[int]string{50: "threshold_added"}, w.reasons(held))
+	w.ownerExec("UPDATE users SET monthly_token_limit = 100 WHERE id = $1", unlimited)
+	w.settle()
+	assert.Equal(t, map[int]string{50: "told"}, w.reasons(unlimited))
 }
 
 // A user's policy counts before that of the organization, and reaches below the
@@ -234,6 +271,13 @@ func TestAPolicysChannels(t *testing.T) {
 	}
 }
 
+func (w *world) anyOf(users map[uuid.UUID]string) uuid.UUID {
+	for user := range users {
+		return user
+	}
+	return uuid.Nil
+}
+
 // From a threshold on the admins of the organization are told as well, each in
 // their language and once; not of themselves, and not of what nobody is told.
 func TestAdminsAreTold(t *testing.T) {
@@ -268,6 +312,24 @@ func TestAdminsAreTold(t *testing.T) {
 	require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT string_agg(format('%s %s', queue, CASE WHEN args ? 'admin' THEN 'admin' ELSE 'user' END), ', '
 		ORDER BY queue, args ? 'admin') FROM tokenalert.river_job`).Scan(&jobs))
 	assert.Equal(t, "email user, email user, email admin, email admin, webhook user, webhook user", jobs)
+
+	// By their own policies, and whatever that of the user says of channels.
+	third := w.user(100)
+	w.policy(ofUser, "channels", third, []string{})
+	quiet := w.anyOf(admins)
+	w.policy(ofUser, "channels", quiet, []string{})
+	w.use(third, 95)
+	w.settle()
+	assert.Len(t, w.notifications(quiet), 2)
+	require.NoError(t, w.owner.QueryRow(t.Context(), `SELECT count(*)::text FROM tokenalert.river_job j
+		JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid WHERE a.user_id = $1`, third).Scan(&jobs))
+	assert.Equal(t, "1", jobs, "an e-mail to the other admin")
+	w.policy(ofUser, "muted_until", quiet, "infinity")
+	w.use(w.user(100), 95)
+	w.settle()
+	assert.Len(t, w.notifications(quiet), 2, "muted")
+	w.policy(ofUser, "muted_until", quiet, nil)
+	w.ownerExec("DELETE FROM notifications WHERE title LIKE '👤%' AND title NOT LIKE '👤 Ana%'")
 
 	muted := w.user(100)
 	w.policy(ofUser, "muted_until", muted, "infinity")

@@ -103,6 +103,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		zones:      &l.zones,
 		channels:   l.channels,
 	}
+	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
 		Kind:      kind,
 		Periods:   l.periods,
@@ -114,7 +115,9 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		IdleTimeout: l.config.LeadTimeout,
 		Isolated:    l.isolated,
 		Settings:    l.settings,
+		TellAdmins:  func(a store.Alert, admins []store.Admin) []store.AdminNotice { return r.tellAdmins(at, a, admins) },
 	}, func(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
+		at = now
 		return r.decideAll(kind, now, l.withoutAside(now, candidates))
 	})
 	if err == nil {

@@ -190,7 +190,7 @@ func maskSecret(name, value string) string {
 		return mask
 	}
 	u, err := url.Parse(value)
-	if err != nil || u.Host == "" {
+	if err != nil || u.Host == "" || strings.Contains(u.Path+u.RawQuery+u.Fragment, "@") { // where the password ends is a guess
 		return mask
 	}
 	shown := u.Scheme + "://" + u.Host // its path and query may be what lets in

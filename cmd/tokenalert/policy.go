@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -465,7 +466,9 @@ func printPolicyInForce(w io.Writer, f store.PolicyInForce) error {
 		fmt.Fprintf(&b, "%-40s %s\n", line, origin)
 	}
 	for _, c := range f.Changes {
-		fmt.Fprintf(&b, "%s by %s: %v -> %v\n", instant(c.ChangedAt), plain(c.Role), c.Before, c.After)
+		before, _ := json.Marshal(c.Before) // they came as JSON
+		after, _ := json.Marshal(c.After)
+		fmt.Fprintf(&b, "%s by %s: %s -> %s\n", instant(c.ChangedAt), plain(c.Role), plain(string(before)), plain(string(after)))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
