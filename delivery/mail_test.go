@@ -249,7 +249,7 @@ func TestAServerThatHangs(t *testing.T) {
 	s.leads(delivery.Email)
 	r := s.delivers(channels)
 	// More than there are workers.
-	for range delivery.PerServer + 12 {
+	for range delivery.PerServer + 40 {
 		s.person(host.User{FullName: "Zoe"})
 	}
 	s.eventually(func() bool { return hanging.Load() == delivery.PerServer }, "it is not asked")
@@ -264,4 +264,22 @@ func TestAServerThatHangs(t *testing.T) {
 	assert.Empty(t, r.lines(worker.EventDeliveryRetried), "waiting for a turn is no failure")
 	assert.Empty(t, r.lines(worker.EventDeliveryFailed))
 	r.private("own.example")
+}
+
+// A crowd's e-mails go one after the other as the server takes them: none is sent
+// away to come again later.
+func TestACrowdByEmail(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	_, channels := s.mails(mailserver.Conduct{})
+	s.leads(delivery.Email)
+	const crowd = 10 * delivery.PerServer
+	for range crowd {
+		s.crosses("Ana")
+	}
+	s.eventually(func() bool { return ask[int](s, "SELECT count(*) FROM tokenalert.river_job") == crowd }, "not all are told")
+	r := s.delivers(channels)
+	r.await(worker.EventDeliveryCompleted, crowd)
+	assert.Zero(t, ask[int](s, "SELECT count(*) FROM tokenalert.river_job WHERE metadata ? 'snoozes'"))
+	assert.Equal(t, "both", ask[string](s, "SELECT string_agg(DISTINCT alert_type, ',') FROM token_limit_alerts WHERE alert_sent"))
 }
