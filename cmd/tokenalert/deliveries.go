@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,7 +205,7 @@ Exit status: 0 all are tried again, 1 some were not, 2 used wrongly.`,
 }
 
 func retryDeliveries(ctx context.Context, w io.Writer, ids []int64) error {
-	_, s, err := openDatabase("deliveries")
+	s, err := loadSettings(os.Environ())
 	if err != nil {
 		return err
 	}

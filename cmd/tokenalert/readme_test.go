@@ -102,6 +102,7 @@ func TestReadmeCommands(t *testing.T) {
 			startUntilItLeads(t, line, environment)
 			p := platformOn(t, db)
 			p.exec("UPDATE users SET email = 'ana@example.com' WHERE id = $1", p.user(1000))
+			environment = append(environment, "ORGANIZATION="+p.org.String())
 			continue
 		}
 		shell := exec.CommandContext(t.Context(), "sh", "-euc", line)
