@@ -49,8 +49,8 @@ var mutations = []mutation{
 		File: "worker/lead.go", Old: `			return fmt.Errorf("the lead's session does not answer: %w", err)`, New: "			_ = fmt.Errorf\n			continue",
 	}}, noFence...)},
 	{"deliveries-apart", "deliveries are written in a transaction after the tick's", []overlay.Edit{{
-		File: "store/alerts.go", Old: "	queueDeliveries(batch, result.ID, decisions)",
-		New: "	batch.Queue(\"COMMIT\")\n	batch.Queue(\"BEGIN\")\n	queueDeliveries(batch, result.ID, decisions)",
+		File: "store/alerts.go", Old: "	queueDeliveries(batch, result, decisions)",
+		New: "	batch.Queue(\"COMMIT\")\n	batch.Queue(\"BEGIN\")\n	queueDeliveries(batch, result, decisions)",
 	}}},
 	{"delivered-unsent", "a delivery is completed before it is sent", []overlay.Edit{{
 		File: "delivery/attempt.go", Old: "		err = w.deliver(ctx, job.Args.Channel, a)",
@@ -61,9 +61,9 @@ var mutations = []mutation{
 	}}},
 	{"fresh-key", "each attempt has a key of its own", []overlay.Edit{
 		{File: "delivery/hook.go", Old: "client.Send(ctx, a.ID.String(), time.Now(), body)", New: "client.Send(ctx, time.Now().String(), time.Now(), body)"},
-		{File: "delivery/mail.go", Old: "ID: a.ID.String(), To: r.Email", New: "ID: fmt.Sprintf(\"%p\", &n), To: r.Email"},
-		{File: "delivery/inbox.go", Old: "ID: a.NotificationID,", New: "ID: [16]byte{byte(time.Now().Nanosecond()), byte(time.Now().Nanosecond() >> 8), byte(time.Now().UnixMicro())},"},
-		{File: "delivery/inbox.go", Old: "	\"context\"\n", New: "	\"context\"\n	\"time\"\n"},
+		{File: "delivery/writer.go", Old: "ID: messageID(a), To: r.Email", New: "ID: fmt.Sprintf(\"%p\", &n), To: r.Email"},
+		{File: "delivery/writer.go", Old: "ID: a.NotificationID,", New: "ID: [16]byte{byte(time.Now().Nanosecond()), byte(time.Now().Nanosecond() >> 8), byte(time.Now().UnixMicro())},"},
+		{File: "delivery/writer.go", Old: "	\"cmp\"\n", New: "	\"cmp\"\n	\"fmt\"\n"},
 	}},
 	{"never-at-first", "a first attempt counts as failed, though it has arrived", []overlay.Edit{{
 		File: "delivery/attempt.go", Old: "	return w.tell(job, a, err, began)",

@@ -122,7 +122,7 @@ func TestTheGrantInAnotherDatabase(t *testing.T) {
 	assert.Contains(t, w.stdout.String(), "permission denied for table notifications")
 	p.eventually("SELECT state = 'retryable' FROM tokenalert.river_job", "River does not note it")
 	exec(strings.ReplaceAll(strings.TrimSuffix(granted, `"`), "tokenalert_bell", role))
-	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", "1")
+	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", ask[string](p, "SELECT id::text FROM tokenalert.river_job"))
 	require.Equal(t, 0, exit, stderr)
 	w.await(worker.EventDeliveryCompleted, 1)
 	var title string

@@ -155,7 +155,7 @@ func TestQuestions(t *testing.T) {
 	three.await(worker.EventAlertSent, 1)
 	three.await(worker.EventDeliveryRetried, 1)
 	p.eventually("SELECT state = 'retryable' FROM tokenalert.river_job", "River does not note it")
-	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", "1")
+	exit, _, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "deliveries", "retry", ask[string](p, "SELECT id::text FROM tokenalert.river_job"))
 	require.Equal(t, 0, exit, stderr)
 	three.await(worker.EventDeliveryCompleted, 1)
 	p.use(lost, 850)
