@@ -31,11 +31,11 @@ versions: ## Run the tests on PostgreSQL 14 to 18, or VERSIONS="14 18" (needs np
 
 .PHONY: pgbouncer
 pgbouncer: ## Run the tests with workers behind PgBouncer (needs pgbouncer)
-	PGTEST_POOLER=pgbouncer PATH="$$PATH:/usr/sbin" go test -count=1 -timeout 40m ./store ./worker ./cmd/... ./internal/pgtest ./internal/privatepg
+	PGTEST_POOLER=pgbouncer PATH="$$PATH:/usr/sbin" go test -count=1 -timeout 40m ./store ./worker ./delivery/... ./cmd/... ./internal/pgtest ./internal/privatepg
 
 .PHONY: race
 race: ## Run the tests with the race detector (needs a C compiler)
-	go test -race -timeout 40m ./cmd/... ./internal/... ./migrations ./store ./worker
+	go test -race -timeout 40m ./cmd/... ./delivery/... ./internal/... ./migrations ./store ./worker
 
 .PHONY: mutants
 mutants: ## Put each old behaviour back and see its test fail
