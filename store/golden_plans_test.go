@@ -177,13 +177,16 @@ func step(n planNode) string {
 func sides(n planNode) []planNode {
 	var steps, joined []planNode
 	for _, p := range n.Plans {
-		switch {
-		case step(p) != "":
-			steps = append(steps, p)
-		case p.NodeType == "Nested Loop" && p.JoinType == "Inner" && n.NodeType == "Nested Loop":
-			joined = append(joined, sides(p)...)
-		default:
-			joined = append(joined, p)
+		plans := []planNode{p}
+		if step(p) == "" && p.NodeType == "Nested Loop" && p.JoinType == "Inner" && n.NodeType == "Nested Loop" {
+			plans = sides(p)
+		}
+		for _, p := range plans {
+			if step(p) != "" {
+				steps = append(steps, p)
+			} else {
+				joined = append(joined, p)
+			}
 		}
 	}
 	slices.SortFunc(joined, func(a, b planNode) int { return slices.Compare(shape(a), shape(b)) })

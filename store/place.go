@@ -114,7 +114,7 @@ const accountOfCandidate = `LATERAL (SELECT * FROM tokenalert.accounts() a WHERE
 const floor = `least($4::integer, (SELECT thresholds[1] FROM tokenalert.policies WHERE thresholds IS NOT NULL ORDER BY thresholds[1] LIMIT 1))`
 
 // policySeen is the version that a total begins with.
-const policySeen = `(SELECT coalesce(max(version), 0) FROM tokenalert.policies)`
+const policySeen = `coalesce((SELECT version FROM tokenalert.policies ORDER BY version DESC LIMIT 1), 0)`
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest
 // threshold and hold no mark that could clear.
