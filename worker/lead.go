@@ -65,6 +65,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 		return ctx.Err()
 	}
 	lead.Close()
+	w.health.SetRole(RoleStarting) // before the line that says it
 	w.log.Warn("lead lost", Event(EventLeaderLost), zap.Error(err), zap.Duration("led_ms", time.Since(since)))
 	return err
 }
