@@ -68,7 +68,7 @@ BEGIN
         RAISE EXCEPTION 'a policy is not deleted, which would forget what was told under it: set its columns to NULL'
             USING HINT = 'tokenalert policy remove';
     END IF;
-    PERFORM pg_advisory_xact_lock(8389759082999869550); -- "tokenaln"
+    PERFORM pg_advisory_xact_lock(8390042714202270830); -- "tokenaln"
     IF NEW.time_zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
         RAISE EXCEPTION 'unknown time zone %', quote_literal(NEW.time_zone)
             USING ERRCODE = '22023', HINT = 'SELECT name FROM pg_timezone_names';

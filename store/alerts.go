@@ -261,7 +261,6 @@ func queueAdmins(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 }
 
 func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
-	defer queueAdmins(batch, result, decisions)
 	var (
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time
@@ -294,6 +293,7 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		result.addOutcomes(decisions, inserted, held)
 		return nil
 	})
+	queueAdmins(batch, result, decisions)
 }
 
 // addOutcomes notes what became of each alert, but for users who were not obtained.
@@ -349,12 +349,14 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 }
 
 // weight is how many rows are written for a decision, about.
-func weight(d Decision) int {
-	rows := 1 + len(d.Alerts)
+func weight(d Decision) int { return 1 + len(d.Alerts) + adminsTold(d) }
+
+func adminsTold(d Decision) int {
+	n := 0
 	for _, a := range d.Alerts {
-		rows += len(a.Admins)
+		n += len(a.Admins)
 	}
-	return rows
+	return n
 }
 
 // most is how many decisions, the first ones, a tick writes: so many, or fewer
@@ -362,10 +364,7 @@ func weight(d Decision) int {
 func most(decisions []Decision, bound int) int {
 	told := 0
 	for i, d := range decisions {
-		for _, a := range d.Alerts {
-			told += len(a.Admins)
-		}
-		if told++; told > bound {
+		if told += 1 + adminsTold(d); told > bound {
 			return max(i, 1)
 		}
 	}

@@ -36,12 +36,10 @@ func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
 		SELECT a.user_id, a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
 		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
-		       coalesce((SELECT p.language FROM tokenalert.policies p WHERE p.user_id = a.user_id), left(u.language, 50)),
-		       (SELECT p.language FROM tokenalert.policies p WHERE p.organization_id = a.organization_id),
-		       coalesce((SELECT p.time_zone FROM tokenalert.policies p WHERE p.user_id = a.user_id),
-		                (SELECT p.time_zone FROM tokenalert.policies p WHERE p.organization_id = a.organization_id)),
+		       coalesce(p.language, left(u.language, 50)), o.language, coalesce(p.time_zone, o.time_zone),
 		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
-		FROM token_limit_alerts a, LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
+		FROM token_limit_alerts a CROSS JOIN LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
+		LEFT JOIN tokenalert.policies p ON p.user_id = a.user_id LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
 			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)

@@ -151,35 +151,27 @@ func (a *Account) readPolicy(ctx context.Context, tx pgx.Tx) error {
 
 // Thresholds are those that count for the user.
 func (a *Account) Thresholds() []int32 {
-	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
-		if p != nil && p.Thresholds != nil {
-			return p.Thresholds
-		}
+	if p := a.Policy.Saying(func(p *Policy) bool { return p.Thresholds != nil }); p != nil {
+		return p.Thresholds
 	}
 	return a.Settings.Thresholds
 }
 
 // Zone is that in which the user's periods begin.
 func (a *Account) Zone() string {
-	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
-		if p != nil && p.TimeZone != nil {
-			return *p.TimeZone
-		}
+	if p := a.Policy.Saying(func(p *Policy) bool { return p.TimeZone != nil }); p != nil {
+		return *p.TimeZone
 	}
 	return a.Settings.TimeZone
 }
 
 // MutedUntil is until when a policy mutes the user, nil where none does.
 func (a *Account) MutedUntil() *time.Time {
-	for _, p := range []*Policy{a.Policy.User, a.Policy.Organization} {
-		if p != nil && p.MutedUntil != nil {
-			if p.MutedUntil.After(a.Now) {
-				return p.MutedUntil
-			}
-			return nil
-		}
+	p := a.Policy.Saying(func(p *Policy) bool { return p.MutedUntil != nil })
+	if p == nil || !p.MutedUntil.After(a.Now) {
+		return nil
 	}
-	return nil
+	return p.MutedUntil
 }
 
 func (a *Account) readLeader(ctx context.Context, tx pgx.Tx) error {

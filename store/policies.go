@@ -88,6 +88,10 @@ type ChangedPolicy struct {
 	Candidates    []Candidate
 }
 
+// policyKey is the advisory lock under which policies change ("tokenaln"), as
+// their trigger has it too.
+const policyKey = 0x746f6b656e616c6e
+
 var errDryRun = errors.New("only asked")
 
 // ChangePolicy changes a policy; the next tick goes by it. With dryRun it only
@@ -100,7 +104,7 @@ func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChan
 			return err
 		}
 		// As its trigger does: of two changes at once the second sees the first.
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(8389759082999869550)"); err != nil {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(policyKey)); err != nil {
 			return err
 		}
 		before, err := readPolicy(ctx, tx, of)
@@ -218,6 +222,17 @@ type PolicyVersion struct {
 type Policies struct {
 	User         *Policy `json:"user"`         // nil: none, or not asked for a user
 	Organization *Policy `json:"organization"` // nil: none
+}
+
+// Saying is the one that counts among those that say something: the user's before
+// the organization's; nil where neither says it.
+func (p Policies) Saying(something func(*Policy) bool) *Policy {
+	for _, one := range []*Policy{p.User, p.Organization} {
+		if one != nil && something(one) {
+			return one
+		}
+	}
+	return nil
 }
 
 func policiesOf(ctx context.Context, tx pgx.Tx, user, organization *uuid.UUID) (Policies, error) {

@@ -56,11 +56,8 @@ func (c *choice) Type() string { return strings.Join(c.of, "|") }
 
 // Set is called with what was typed.
 func (c *choice) Set(value string) error {
-	if !slices.Contains(c.of, value) {
-		return fmt.Errorf("must be one of %s", strings.Join(c.of, ", "))
-	}
 	c.value = value
-	return nil
+	return oneOf(value, c.of)
 }
 
 func newDeliveriesList() *cobra.Command {
@@ -111,17 +108,13 @@ told of somebody's alert, the admin is named (id). No address is shown.`,
 }
 
 func listDeliveries(ctx context.Context, filter store.DeliveryFilter) ([]store.DeliveryStatus, error) {
-	database, _, err := openDatabase("deliveries")
-	if err != nil {
-		return nil, err
-	}
-	defer database.Close()
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	if err := database.Installed(ctx); err != nil {
-		return nil, err
-	}
-	return database.Deliveries(ctx, filter)
+	var list []store.DeliveryStatus
+	err := askDatabase(ctx, "deliveries", func(ctx context.Context, database *store.Store) error {
+		var err error
+		list, err = database.Deliveries(ctx, filter)
+		return err
+	})
+	return list, err
 }
 
 func printDeliveries(w io.Writer, list []store.DeliveryStatus, now time.Time) error {

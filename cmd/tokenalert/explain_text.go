@@ -244,13 +244,12 @@ func percents(n []int32) string {
 
 // thresholdsOrigin says where a user's thresholds come from.
 func thresholdsOrigin(a store.Account) string {
-	for _, of := range []struct {
-		policy *store.Policy
-		name   string
-	}{{a.Policy.User, "the user's policy"}, {a.Policy.Organization, "the organization's policy"}} {
-		if of.policy != nil && of.policy.Thresholds != nil {
-			return ", by " + of.name + " since " + instant(of.policy.ChangedAt)
-		}
+	p := a.Policy.Saying(func(p *store.Policy) bool { return p.Thresholds != nil })
+	switch {
+	case p == nil:
+		return ", since " + instant(a.Settings.ChangedAt)
+	case p.UserID != nil:
+		return ", by the user's policy since " + instant(p.ChangedAt)
 	}
-	return ", since " + instant(a.Settings.ChangedAt)
+	return ", by the organization's policy since " + instant(p.ChangedAt)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -32,10 +33,15 @@ func (f *outputFormat) Type() string { return strings.Join(outputFormats, "|") }
 
 // Set is called with what was typed.
 func (f *outputFormat) Set(value string) error {
-	if !slices.Contains(outputFormats, value) {
-		return fmt.Errorf("must be one of %s", strings.Join(outputFormats, ", "))
-	}
 	*f = outputFormat(value)
+	return oneOf(value, outputFormats)
+}
+
+// oneOf refuses what is none of the words that a flag takes.
+func oneOf(value string, words []string) error {
+	if !slices.Contains(words, value) {
+		return fmt.Errorf("must be one of %s", strings.Join(words, ", "))
+	}
 	return nil
 }
 
@@ -64,6 +70,29 @@ func openDatabase(command string) (*store.Store, settings, error) {
 	}
 	database, err := store.OpenFor(command, s.databaseURL, s.listenURL)
 	return database, s, err
+}
+
+// withDatabase runs a short command that takes the schema.
+func withDatabase(cmd *cobra.Command, name string, f func(context.Context, *store.Store) error) error {
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
+	return askDatabase(ctx, name, f)
+}
+
+// askDatabase calls f with the database that the environment names, where our
+// schema is installed.
+func askDatabase(ctx context.Context, name string, f func(context.Context, *store.Store) error) error {
+	database, _, err := openDatabase(name)
+	if err != nil {
+		return err
+	}
+	defer database.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := database.Installed(ctx); err != nil {
+		return err
+	}
+	return f(ctx, database)
 }
 
 // terminalOf returns w where that is a terminal that can do more than print line

@@ -279,23 +279,6 @@ are kept. It says who is told by that at the next tick.`,
 	return cmd
 }
 
-// withDatabase runs a short command that takes the schema.
-func withDatabase(cmd *cobra.Command, name string, f func(context.Context, *store.Store) error) error {
-	database, _, err := openDatabase(name)
-	if err != nil {
-		return err
-	}
-	defer database.Close()
-	ctx, stop := untilSignal(cmd.Context())
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	if err := database.Installed(ctx); err != nil {
-		return err
-	}
-	return f(ctx, database)
-}
-
 func changePolicy(cmd *cobra.Command, of store.PolicyOf, change store.PolicyChange, dryRun bool, format outputFormat) error {
 	return withDatabase(cmd, "policy", func(ctx context.Context, database *store.Store) error {
 		c, err := database.ChangePolicy(ctx, of, change, dryRun)
