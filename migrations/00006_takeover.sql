@@ -129,6 +129,8 @@ CREATE TRIGGER tokenalert_limits_changed AFTER INSERT OR UPDATE OR DELETE ON tok
 
 -- +goose StatementBegin
 DO $do$
+DECLARE
+    kept name;
 BEGIN
     -- A changed limit needs a new decision, not a new count.
     IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users')
@@ -176,6 +178,10 @@ BEGIN
         IF to_regclass('tokenalert_archive.granted_readers') IS NOT NULL THEN
             ALTER TABLE tokenalert_archive.granted_readers SET SCHEMA tokenalert; -- where 00007 finds it
         END IF;
+        FOR kept IN SELECT relname FROM pg_class WHERE relnamespace = 'tokenalert_archive'::regnamespace
+                    AND relkind = 'r' AND relname LIKE 'archived\_budget%' LOOP -- 00008 takes them in
+            EXECUTE format('ALTER TABLE tokenalert_archive.%I SET SCHEMA tokenalert', kept);
+        END LOOP;
         DROP SCHEMA tokenalert_archive CASCADE;
     END IF;
 END
@@ -209,9 +215,11 @@ DO $do$
 DECLARE
     kept record;
 BEGIN
-    -- What an up that came no further than here had put there for 00007.
+    -- What an up that came no further than here had put there for those after it.
     FOR kept IN SELECT * FROM (VALUES ('archived_policies', 'policies'), ('archived_policy_changes', 'policy_changes'),
-                                      ('granted_readers', 'granted_readers')) AS k (name, archived) LOOP
+                                      ('granted_readers', 'granted_readers')) AS k (name, archived)
+                UNION ALL SELECT relname, relname FROM pg_class WHERE relnamespace = 'tokenalert'::regnamespace
+                    AND relkind = 'r' AND relname LIKE 'archived\_budget%' LOOP
         IF to_regclass('tokenalert.' || kept.name) IS NOT NULL THEN
             EXECUTE format('ALTER TABLE tokenalert.%I SET SCHEMA tokenalert_archive', kept.name);
             IF kept.name <> kept.archived THEN

@@ -17,11 +17,24 @@ import (
 
 // A Decision is what follows for one candidate.
 type Decision struct {
-	UserID      uuid.UUID
-	PeriodStart time.Time
-	Marks       []int32
-	PolicySeen  int64 // under which this was decided; 0: as before
-	Alerts      []Alert
+	UserID uuid.UUID // zero: of a budget
+	// OrganizationID is whose budget it is, where it is of one.
+	OrganizationID uuid.UUID
+	PeriodStart    time.Time
+	Marks          []int32
+	PolicySeen     int64 // under which this was decided; 0: as before
+	Alerts         []Alert
+}
+
+func (d *Decision) ofBudget() bool { return d.UserID == uuid.Nil }
+
+// subject is who is decided on anew where this was not written: a user, or the
+// budget of an organization.
+func (d *Decision) subject() (user, organization *uuid.UUID) {
+	if d.ofBudget() {
+		return nil, &d.OrganizationID
+	}
+	return &d.UserID, nil
 }
 
 // An Alert is one crossed threshold. ID and NotificationID derive from the
@@ -57,7 +70,7 @@ type AdminNotice struct {
 // An Outcome says what became of an alert.
 type Outcome struct {
 	Alert
-	UserID      uuid.UUID
+	UserID      uuid.UUID // zero: of a budget
 	PeriodStart time.Time
 	// Inserted is false where this user was told the same for the same limit
 	// and period before.
@@ -190,13 +203,15 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 
 // queueUndecided leaves decisions to later ticks, which take them anew.
 func queueUndecided(batch *pgx.Batch, now time.Time, decisions []Decision) {
-	var users []uuid.UUID
+	var users, organizations []*uuid.UUID
 	var starts []time.Time
 	for _, d := range decisions {
-		users, starts = append(users, d.UserID), append(starts, d.PeriodStart)
+		user, organization := d.subject()
+		users, organizations, starts = append(users, user), append(organizations, organization), append(starts, d.PeriodStart)
 	}
-	batch.Queue(`INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
-		SELECT u.user_id, u.at, $3::timestamptz, 'undecided' FROM unnest($1::uuid[], $2::timestamptz[]) AS u (user_id, at)`, users, starts, now)
+	batch.Queue(`INSERT INTO tokenalert.recounts (user_id, organization_id, at, due_at, cause)
+		SELECT u.user_id, u.organization_id, u.at, $4::timestamptz, 'undecided'
+		FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS u (user_id, organization_id, at)`, users, organizations, starts, now)
 }
 
 // writeIsolated writes decisions under a savepoint. Where they fail for the data
@@ -228,9 +243,11 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 		return writeIsolated(ctx, conn, result, decisions[half:])
 	}
 	d := decisions[0]
-	result.SetAside = append(result.SetAside, SetAside{UserID: d.UserID, Err: failed})
-	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, at, due_at, cause) VALUES ($1, $2, $3::timestamptz + $4::interval, 'set_aside')`,
-		d.UserID, d.PeriodStart, result.Now, SetAsideRetry); err != nil {
+	result.SetAside = append(result.SetAside, SetAside{Subject{d.UserID, d.OrganizationID}, failed})
+	user, organization := d.subject()
+	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, organization_id, at, due_at, cause)
+		VALUES ($1, $2, $3, $4::timestamptz + $5::interval, 'set_aside')`,
+		user, organization, d.PeriodStart, result.Now, SetAsideRetry); err != nil {
 		return fmt.Errorf("set user aside: %w", err)
 	}
 	return nil
@@ -261,6 +278,31 @@ func queueAdmins(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 }
 
 func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
+	ofUsers, ofBudgets := apart(decisions)
+	if len(ofUsers) > 0 {
+		queueUserDecisions(batch, result, ofUsers)
+	}
+	if len(ofBudgets) > 0 {
+		queueBudgetDecisions(batch, result, ofBudgets)
+	}
+}
+
+// apart are the decisions on users and those on budgets.
+func apart(decisions []Decision) (ofUsers, ofBudgets []Decision) {
+	if !slices.ContainsFunc(decisions, func(d Decision) bool { return d.ofBudget() }) {
+		return decisions, nil
+	}
+	for _, d := range decisions {
+		if d.ofBudget() {
+			ofBudgets = append(ofBudgets, d)
+		} else {
+			ofUsers = append(ofUsers, d)
+		}
+	}
+	return ofUsers, ofBudgets
+}
+
+func queueUserDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
 	var (
 		ids, users, orgs, notifications, markUsers []uuid.UUID
 		starts, ends, markStarts                   []time.Time
@@ -284,16 +326,21 @@ func queueDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now, seen).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
 		if err := row.Scan(&inserted, &held, nil); err != nil {
-			if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {
-				err = errSwallowed
-			}
-			return fmt.Errorf("write decisions: %w", err)
+			return fmt.Errorf("write decisions: %w", droppedError(err))
 		}
 		result.Held = append(result.Held, held...)
 		result.addOutcomes(decisions, inserted, held)
 		return nil
 	})
 	queueAdmins(batch, result, decisions)
+}
+
+// droppedError tells an error of a notification that the host dropped.
+func droppedError(err error) error {
+	if SQLState(err) == codeInvalidText && strings.Contains(err.Error(), swallowed) {
+		return errSwallowed
+	}
+	return err
 }
 
 // addOutcomes notes what became of each alert, but for users who were not obtained.
@@ -402,7 +449,7 @@ func readAdmins(ctx context.Context, conn *pgxpool.Conn, q TickRequest, decision
 	for _, d := range decisions {
 		for i := range d.Alerts {
 			if a := &d.Alerts[i]; a.ToAdmins {
-				a.Admins = q.TellAdmins(*a, admins[a.OrganizationID])
+				q.TellAdmins(a, admins[a.OrganizationID])
 			}
 		}
 	}

@@ -19,7 +19,7 @@ func pendingCounts(ctx context.Context, tx pgx.Tx) (map[uuid.UUID]bool, bool, er
 	pending, everybody := map[uuid.UUID]bool{}, false
 	rows, err := tx.Query(ctx, `
 		SELECT DISTINCT user_id FROM tokenalert.recounts
-		WHERE user_id IS NULL OR at IS NOT NULL AND (due_at IS NULL OR due_at <= tokenalert.now())`)
+		WHERE organization_id IS NULL AND user_id IS NULL OR user_id IS NOT NULL AND at IS NOT NULL AND cause <> 'budget_begins' AND (due_at IS NULL OR due_at <= tokenalert.now())`)
 	if err != nil {
 		return nil, false, fmt.Errorf("look for pending counts: %w", err)
 	}

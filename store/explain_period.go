@@ -86,7 +86,7 @@ func (a *Account) readPending(ctx context.Context, tx pgx.Tx) error {
 	rows, err := tx.Query(ctx, `
 		SELECT user_id IS NULL, cause, user_id IS NULL OR at IS NOT NULL AND `+counts+`, min(`+inCalendar("at")+`), `+inCalendar("due_at")+`,
 		       due_at IS NULL OR due_at <= tokenalert.now(), count(*)
-		FROM tokenalert.recounts WHERE user_id = $1 OR user_id IS NULL
+		FROM tokenalert.recounts WHERE user_id = $1 AND cause <> 'budget_begins' OR user_id IS NULL AND organization_id IS NULL
 		GROUP BY 1, 2, 3, due_at ORDER BY due_at NULLS FIRST, 1, 2, 3 LIMIT 100`, a.UserID)
 	if err != nil {
 		return fmt.Errorf("read corrections: %w", err)

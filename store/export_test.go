@@ -44,14 +44,14 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 		return nil, err
 	}
 	if kind == Window {
-		err = explain("countWindow", countWindow)
-	} else if err = explain("countEverything", countEverything); err == nil {
+		err = explain("countWindow", withoutBudgets.window)
+	} else if err = explain("countEverything", withoutBudgets.everything); err == nil {
 		_, err = conn.Exec(ctx, lookUp)
 	}
 	if err != nil {
 		return nil, err
 	}
-	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": countWanted, "writeDecisions": writeDecisions} {
+	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions} {
 		if err := explain(name, sql); err != nil {
 			return nil, err
 		}

@@ -144,7 +144,7 @@ func (s *site) duties(ctx context.Context, role string) error {
 		}
 		_, err = st.Tick(ctx, store.TickRequest{
 			Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Decisions: 1000, Worker: "test", Isolated: kind == store.Full,
-			TellAdmins: func(store.Alert, []store.Admin) []store.AdminNotice { return nil },
+			TellAdmins: func(*store.Alert, []store.Admin) {},
 			Settings:   &store.Settings{TimeZone: "UTC", Thresholds: []int32{80}, Worker: "test"},
 		}, func(store.Kind, time.Time, []store.Candidate) []store.Decision {
 			start := time.Now().Truncate(time.Hour)

@@ -15,7 +15,8 @@ import (
 // ended still places every row right. Rows outside of what they cover call
 // tokenalert.period_start.
 type Periods struct {
-	zones      []string // that of the settings, and those of policies
+	zones      []string // that of the settings, and those of policies and budgets
+	budgets    bool     // there are some
 	validUntil time.Time
 
 	// Consecutive edges enclose no period's start for any reset day.
@@ -34,7 +35,7 @@ const boundsPerDay = 5
 func (p *Periods) ValidUntil() time.Time { return p.validUntil }
 
 // Periods works out the bounds of four periods for each reset day, in the zone
-// and in those of policies: two before the current one, the current one, and the
+// and in those of policies and budgets: two before the current one, the current one, and the
 // next.
 func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	rows, err := s.pool.Query(ctx, `
@@ -42,7 +43,9 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 			SELECT $1::text AS zone, 0 AS n
 			UNION ALL
 			SELECT time_zone, row_number() OVER (ORDER BY time_zone)
-			FROM (SELECT DISTINCT time_zone FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> $1) others
+			FROM (
+				SELECT time_zone FROM tokenalert.policies WHERE time_zone IS NOT NULL UNION SELECT time_zone FROM tokenalert.budgets
+			) others WHERE time_zone <> $1
 		), current AS (
 			SELECT n, zone, day, tokenalert.period_start(day, zone, tokenalert.now()) AS p0
 			FROM zones, generate_series(1, 31) AS day
@@ -51,7 +54,8 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 			       tokenalert.period_end(day, zone, p0) AS p2
 			FROM current
 		)
-		SELECT zone, day, tokenalert.period_start(day, zone, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, zone, p2)
+		SELECT zone, day, tokenalert.period_start(day, zone, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, zone, p2),
+		       EXISTS (SELECT FROM tokenalert.budgets)
 		FROM chain ORDER BY n, day`, zone)
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
@@ -61,7 +65,7 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	var from, to time.Time
 	var day int32
 	var at [boundsPerDay]time.Time
-	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4]}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4], &p.budgets}, func() error {
 		if day == 1 {
 			p.zones = append(p.zones, name)
 		}

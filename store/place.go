@@ -9,22 +9,25 @@ package store
 // it does not expect. Where the usage is large it guesses many, and would read
 // all users for a tick of one row.
 //
+// With budgets the rows are kept apart by organization as well.
+//
 // Parameters: $1 edges, $2 bounds, $3 time zones: that of the settings, and those
-// of policies.
-const placeRows = `
+// of policies and budgets.
+func placeRows(b budgets) string {
+	return `
 grouped AS MATERIALIZED (
 	SELECT user_id, stretch,
 	       CASE WHEN stretch = -1 THEN NULL
 	            WHEN stretch BETWEEN 1 AND cardinality($1::timestamptz[]) - 1 THEN ($1::timestamptz[])[stretch]
 	            ELSE created_at END AS at,
-	       sum(amount) AS amount, count(*) AS rows, max(created_at) AS newest
+	       sum(amount) AS amount, count(*) AS rows, max(created_at) AS newest` + b.organization("") + `
 	FROM (
-		SELECT user_id, created_at, amount,
+		SELECT user_id, created_at, amount` + b.organization("") + `,
 		       CASE WHEN created_at >= '2000-01-01 00:00+00' AND created_at < '2100-01-01 00:00+00'
 		            THEN width_bucket(created_at, $1::timestamptz[]) ELSE -1 END AS stretch
 		FROM fresh OFFSET 0 -- once for each row, not wherever it is named
 	) f
-	GROUP BY 1, 2, 3
+	GROUP BY 1, 2, 3` + b.organization("") + `
 ),
 totals AS MATERIALIZED (
 	SELECT coalesce(sum(rows), 0)::bigint AS rows, count(DISTINCT user_id) AS users,
@@ -41,7 +44,14 @@ placed AS MATERIALIZED (
 		) a ON true
 		WHERE g.stretch >= 0
 	) g
-	CROSS JOIN LATERAL (
+	` + periodOfGroup + `
+	GROUP BY 1, 2, 3
+)`
+}
+
+// periodOfGroup is the period p of g.at, by the five bounds that end with the one
+// at g.last; p.since is from when totals are complete.
+const periodOfGroup = `CROSS JOIN LATERAL (
 		SELECT width_bucket(g.at, ($2::timestamptz[])[g.last - 4:g.last]) AS n OFFSET 0
 	) b
 	CROSS JOIN LATERAL (
@@ -50,9 +60,7 @@ placed AS MATERIALIZED (
 		       CASE WHEN b.n BETWEEN 1 AND 4 THEN ($2::timestamptz[])[g.last - 4 + b.n]
 		            ELSE tokenalert.period_end(` + dayAndZone + `, g.at) END AS period_end,
 		       ($2::timestamptz[])[g.last - 3] AS since
-	) p
-	GROUP BY 1, 2, 3
-)`
+	) p`
 
 // zonePlace is where the bounds of a user's zone begin, in reset days. Where all
 // are of the settings' zone, nothing is looked up.
@@ -63,8 +71,16 @@ const zonePlace = `CASE WHEN cardinality($3::text[]) = 1 THEN 0 ELSE 31 * (
 // dayAndZone are the reset day and the zone of a place.
 const dayAndZone = `1 + (g.last / 5 - 1) % 31, ($3::text[])[1 + (g.last / 5 - 1) / 31]`
 
-// zonesKnown is whether $3 has the zones of all policies.
-const zonesKnown = `NOT EXISTS (SELECT FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> ALL ($3::text[]))`
+// zonesKnown is whether $3 has the zones of all policies and budgets, and whether
+// there are no budgets where they are not looked at.
+func zonesKnown(b budgets) string {
+	known := `NOT EXISTS (SELECT FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> ALL ($3::text[]))
+       AND NOT EXISTS (SELECT FROM tokenalert.budgets`
+	if b {
+		known += ` WHERE time_zone <> ALL ($3::text[])`
+	}
+	return known + `)`
+}
 
 // candidateColumns are what a decision needs to know of c, a row of
 // usage_periods, and a, its user's account. told lists the thresholds that the

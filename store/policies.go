@@ -31,6 +31,9 @@ type Policy struct {
 	Channels       []string   `json:"channels"` // empty and not nil: the notification alone
 	MutedUntil     *time.Time `json:"muted_until"`
 	AdminsFrom     *int32     `json:"admins_from"` // lowest threshold of which admins are told too; 0: of none
+	Budget         *int64     `json:"budget"`      // of an organization: tokens in a period, all members together
+	BudgetResetDay *int32     `json:"budget_reset_day"`
+	BudgetTimeZone *string    `json:"budget_time_zone"`
 	ChangedAt      time.Time  `json:"changed_at"`
 }
 
@@ -38,10 +41,11 @@ type Policy struct {
 var MutedForever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 const policyColumns = `organization_id, user_id, thresholds, time_zone, language, channels, CASE muted_until
-	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, admins_from, changed_at`
+	WHEN 'infinity' THEN '9999-12-31 00:00+00' WHEN '-infinity' THEN '2000-01-01 00:00+00' ELSE muted_until END AS muted_until, admins_from,
+	budget, budget_reset_day, budget_time_zone, changed_at`
 
 // saysNothing is a policy that was removed.
-const saysNothing = `num_nonnulls(thresholds, time_zone, language, channels, muted_until, admins_from) = 0`
+const saysNothing = `num_nonnulls(thresholds, time_zone, language, channels, muted_until, admins_from, budget) = 0`
 
 // PolicyChange sets what is not nil, to nothing where it points to nil.
 type PolicyChange struct {
@@ -51,11 +55,16 @@ type PolicyChange struct {
 	Channels   *[]string
 	MutedUntil **time.Time
 	AdminsFrom **int32
+	// Without a budget there is neither of the others. Where one of these is nil,
+	// the database takes the first, and the organization's zone or the settings'.
+	Budget         **int64
+	BudgetResetDay **int32
+	BudgetTimeZone **string
 }
 
 // RemovePolicy is the change after which a policy says nothing.
 func RemovePolicy() PolicyChange {
-	return PolicyChange{Thresholds: new([]int32), TimeZone: new(*string), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32)}
+	return PolicyChange{Thresholds: new([]int32), TimeZone: new(*string), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32), Budget: new(*int64)}
 }
 
 func (c PolicyChange) apply(p *Policy) {
@@ -76,6 +85,15 @@ func (c PolicyChange) apply(p *Policy) {
 	}
 	if c.AdminsFrom != nil {
 		p.AdminsFrom = *c.AdminsFrom
+	}
+	if c.Budget != nil {
+		p.Budget = *c.Budget
+	}
+	if c.BudgetResetDay != nil {
+		p.BudgetResetDay = *c.BudgetResetDay
+	}
+	if c.BudgetTimeZone != nil {
+		p.BudgetTimeZone = *c.BudgetTimeZone
 	}
 }
 
@@ -164,11 +182,14 @@ func writePolicy(ctx context.Context, tx pgx.Tx, p Policy) (Policy, error) {
 		key = "user_id"
 	}
 	rows, err := tx.Query(ctx, `
-		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, time_zone, language, channels, muted_until, admins_from, added, version, changed_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '{}', 0, now())
+		INSERT INTO tokenalert.policies AS p (organization_id, user_id, thresholds, time_zone, language, channels, muted_until, admins_from,
+			budget, budget_reset_day, budget_time_zone, added, version, changed_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '{}', 0, now())
 		ON CONFLICT (`+key+`) DO UPDATE SET thresholds = EXCLUDED.thresholds, time_zone = EXCLUDED.time_zone, language = EXCLUDED.language,
-			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until, admins_from = EXCLUDED.admins_from
-		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.TimeZone, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom)
+			channels = EXCLUDED.channels, muted_until = EXCLUDED.muted_until, admins_from = EXCLUDED.admins_from,
+			budget = EXCLUDED.budget, budget_reset_day = EXCLUDED.budget_reset_day, budget_time_zone = EXCLUDED.budget_time_zone
+		RETURNING `+policyColumns, p.OrganizationID, p.UserID, p.Thresholds, p.TimeZone, p.Language, p.Channels, p.MutedUntil, p.AdminsFrom,
+		p.Budget, p.BudgetResetDay, p.BudgetTimeZone)
 	if err != nil {
 		return p, err
 	}

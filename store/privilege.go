@@ -68,6 +68,11 @@ func runNeeds(host hostNames) []privilege {
 	may("table", "tokenalert.settings", "SELECT", "INSERT", "UPDATE")
 	may("table", "tokenalert.user_limits", "SELECT")
 	may("table", "tokenalert.policies", "SELECT")
+	may("table", "tokenalert.budgets", "SELECT")
+	mayColumns("UPDATE", "tokenalert.budgets", "counted")
+	may("table", "tokenalert.budget_shares", "SELECT", "INSERT", "UPDATE")
+	may("table", "tokenalert.budget_periods", "SELECT", "INSERT", "UPDATE")
+	may("table", "tokenalert.budget_alerts", "SELECT", "INSERT")
 	may("table", "tokenalert.goose_db_version", "SELECT")
 	for _, table := range []string{"river_job", "river_leader", "river_queue"} {
 		may("table", "tokenalert."+table, "SELECT", "INSERT", "UPDATE", "DELETE")
@@ -80,7 +85,7 @@ func runNeeds(host hostNames) []privilege {
 	}, timeFunctions...) {
 		may("function", "tokenalert."+function, "EXECUTE")
 	}
-	mayColumns("SELECT", host.usage, "user_id", "tokens_used", "created_at", "xact_id")
+	mayColumns("SELECT", host.usage, "user_id", "organization_id", "tokens_used", "created_at", "xact_id")
 	mayColumns("SELECT", host.users, host.userColumns...)
 	may("table", host.alerts, "SELECT", "INSERT")
 	mayColumns("INSERT", host.notifications, "id", "organization_id", "user_id", "title", "message", "notification_type", "link_url")
@@ -102,6 +107,8 @@ func readNeeds() []privilege {
 		{verbs: []string{"USAGE"}, class: "schema", object: "tokenalert"},
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_usage"},
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.alert_history"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_budgets"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.budget_history"},
 	}
 	for _, function := range append([]string{"alert_columns(anyelement)"}, timeFunctions...) {
 		needs = append(needs, privilege{verbs: []string{"EXECUTE"}, class: "function", object: "tokenalert." + function})
@@ -120,7 +127,7 @@ var forPublic = privilege{verbs: []string{"SELECT"}, class: "sequence", object: 
 var notForPublic = []string{
 	"tokenalert.accounts()", "tokenalert.host_privileges(name)", "tokenalert.lock_users(uuid[])",
 	"tokenalert.ring()", "tokenalert.record_correction()", "tokenalert.recipient(uuid, uuid)", "tokenalert.emailed(uuid)", "tokenalert.admins(uuid)",
-	"tokenalert.policy_changes_begin()", "tokenalert.policy_changes_end()",
+	"tokenalert.policy_changes_begin()", "tokenalert.policy_changes_end()", "tokenalert.budget_changes_begin()", "tokenalert.budget_changes_end()",
 }
 
 // lacking returns what a role lacks of needs, through whatever it would have it

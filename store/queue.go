@@ -47,18 +47,28 @@ const DeliveryAttempts = 1_000
 // (JobInsertFastMany and PGNotifyMany of riverpgxv5), in one statement of the
 // tick. A full notification queue would fail the tick's commit; then they are
 // found by the next look.
-const insertDeliveries = `WITH
+var insertDeliveries, insertBudgetDeliveries = insertDeliveriesOf("token_limit_alerts"), insertDeliveriesOf("tokenalert.budget_alerts")
+
+func insertDeliveriesOf(alerts string) string {
+	return `WITH
 jobs AS (
 	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
 	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin)), 'delivery', $4, w.channel
 	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[]) AS w (id, channel, admin) OFFSET 0) w
-	JOIN token_limit_alerts a ON a.id = w.id AND a.tick_id = $3::bigint AND a.created_at = $6::timestamptz AND a.alert_sent
+	JOIN ` + alerts + ` a ON a.id = w.id AND a.tick_id = $3::bigint AND a.created_at = $6::timestamptz AND a.alert_sent
 	RETURNING queue
 )
 SELECT pg_notify('tokenalert.river_insert', json_build_object('queue', queue)::text)
 FROM (SELECT DISTINCT queue FROM jobs) woken WHERE pg_notification_queue_usage() < 0.5`
+}
 
 func queueDeliveries(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
+	ofUsers, ofBudgets := apart(decisions)
+	queueDeliveriesBy(insertDeliveries, batch, tick, ofUsers)
+	queueDeliveriesBy(insertBudgetDeliveries, batch, tick, ofBudgets)
+}
+
+func queueDeliveriesBy(statement string, batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 	var alerts []uuid.UUID
 	var channels []string
 	var admins []*uuid.UUID
@@ -75,7 +85,7 @@ func queueDeliveries(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 		}
 	}
 	if len(alerts) > 0 {
-		batch.Queue(insertDeliveries, alerts, channels, tick.ID, DeliveryAttempts, admins, tick.Now)
+		batch.Queue(statement, alerts, channels, tick.ID, DeliveryAttempts, admins, tick.Now)
 	}
 }
 

@@ -45,9 +45,9 @@ const wantedPerTick = 10_000
 const candidatesPerDecision = 10
 
 // A Candidate is a user and period that a tick touched and that stands high
-// enough to matter.
+// enough to matter; or an organization, whose budget it is, and a period of that.
 type Candidate struct {
-	UserID         uuid.UUID
+	UserID         uuid.UUID // zero: the organization's budget
 	OrganizationID uuid.UUID
 	FullName       string
 	Language       *string
@@ -69,6 +69,20 @@ type Candidate struct {
 	TimeZone             *string // of a policy; nil: that of the settings
 	AdminsFrom           int32   // lowest threshold of which the admins are told too; 0: none
 }
+
+// A Subject is whom a decision is about: a user, or the budget of an organization.
+type Subject struct{ UserID, BudgetOf uuid.UUID } // one of them
+
+// Subject is whom it is about.
+func (c *Candidate) Subject() Subject {
+	if c.OfBudget() {
+		return Subject{BudgetOf: c.OrganizationID}
+	}
+	return Subject{UserID: c.UserID}
+}
+
+// OfBudget reports whether it is about an organization's budget, and no user.
+func (c *Candidate) OfBudget() bool { return c.UserID == uuid.Nil }
 
 // An Admin is told of others in their organization.
 type Admin struct {
@@ -98,8 +112,8 @@ type TickRequest struct {
 	// the middle of the tick, and whose locks the next leader waits for.
 	IdleTimeout time.Duration
 	// TellAdmins writes what the admins of an organization are told of an alert
-	// that has ToAdmins.
-	TellAdmins func(Alert, []Admin) []AdminNotice
+	// that has ToAdmins, into its Admins.
+	TellAdmins func(*Alert, []Admin)
 	// Isolated writes user by user under savepoints, so that the one whose data
 	// makes a statement fail is set aside and the others are told.
 	Isolated bool
@@ -120,6 +134,8 @@ type TickResult struct {
 	Recounts int64 // corrections dealt with
 	Counted  int64 // periods counted anew
 	Left     int64 // users and periods left to the next ticks to decide
+	// BudgetBegins says that not all is counted of some budget: see BeginBudgets.
+	BudgetBegins bool
 
 	Outcomes []Outcome
 	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
@@ -133,10 +149,10 @@ func (r *TickResult) Work() bool { return r.ID != 0 }
 // decided.
 func (r *TickResult) More() bool { return r.Bounded || r.Recounts >= wantedPerTick || r.Left > 0 }
 
-// SetAside is a user whose data made a statement fail.
+// SetAside is a subject whose data made a statement fail.
 type SetAside struct {
-	UserID uuid.UUID
-	Err    error
+	Subject
+	Err error
 }
 
 // Tick counts what has committed since the last tick, takes the decision, and
@@ -215,9 +231,9 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	batch := &pgx.Batch{}
 	begin(batch, q.Kind, timeout, max(q.IdleTimeout, minIdleTimeout))
 	if q.Kind == Window {
-		batch.Queue(countWindow, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
+		batch.Queue(q.Periods.counting().window, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
 	} else {
-		batch.Queue(countEverything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
+		batch.Queue(q.Periods.counting().everything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
 		batch.Queue(lookUp)
 	}
 	results := conn.SendBatch(ctx, batch)
@@ -268,7 +284,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(forgetDeleted, int64(wantedPerTick))
-	batch.Queue(countWanted, q.Periods.placing(int64(wantedPerTick))...)
+	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(int64(wantedPerTick))...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
 	if _, err := results.Exec(); err != nil {
@@ -278,7 +294,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted})
+	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted, &result.BudgetBegins})
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
@@ -311,14 +327,17 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 			&policy.adminsFrom)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
-		if user == nil || org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
+		if org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
 			return nil
 		}
 		c := Candidate{
-			UserID: *user, OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
+			OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
 			AdminsFrom: *policy.adminsFrom, TimeZone: policy.zone,
+		}
+		if user != nil {
+			c.UserID = *user
 		}
 		if policy.stale != nil {
 			c.Stale = *policy.stale
@@ -347,10 +366,10 @@ func replace(candidates, newer []Candidate) []Candidate {
 		return candidates
 	}
 	type key struct {
-		user  uuid.UUID
+		Subject
 		start int64
 	}
-	of := func(c Candidate) key { return key{c.UserID, c.PeriodStart.UnixMicro()} }
+	of := func(c Candidate) key { return key{c.Subject(), c.PeriodStart.UnixMicro()} }
 	seen := make(map[key]bool, len(newer))
 	for _, c := range newer {
 		seen[of(c)] = true

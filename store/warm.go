@@ -21,7 +21,7 @@ func (s *Store) Warm(ctx context.Context, zone string) error {
 	}
 	batch := &pgx.Batch{}
 	begin(batch, Window, windowTimeout, minIdleTimeout)
-	batch.Queue("EXPLAIN "+countWindow, periods.parameters(0, int64(0), "", int64(0))...)
+	batch.Queue("EXPLAIN "+periods.counting().window, periods.parameters(0, int64(0), "", int64(0))...)
 	var nothing TickResult
 	queueDecisions(batch, &nothing, nil)
 	batch.Queue("ROLLBACK")

@@ -39,7 +39,7 @@ ended AS MATERIALIZED (
 ),
 due AS MATERIALIZED (
 	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.id > 0 AND (r.due_at IS NULL OR r.due_at <= here.at)) AS any,
-	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.id > 0 AND r.user_id IS NULL) AS everything
+	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.id > 0 AND r.user_id IS NULL AND r.organization_id IS NULL) AS everything
 )`
 
 // sameFile compares the table's file now (a syscache look-up, after the lock)
@@ -62,7 +62,8 @@ file AS MATERIALIZED (
 //
 // Here and below OFFSET 0 keeps a lookup a lookup. As a join the planner may
 // compare each with each, where the statistics are those of an empty table.
-const countWindow = `WITH ` + window + `,
+func countWindow(b budgets) string {
+	return `WITH ` + window + `,
 first AS MATERIALIZED (
 	SELECT l.xact_id FROM ranges r, LATERAL (
 		SELECT xact_id FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id LIMIT 1
@@ -88,18 +89,18 @@ target AS MATERIALIZED (
 	) e
 ),
 fresh AS (
-	SELECT l.user_id, l.created_at, l.tokens_used AS amount
+	SELECT l.user_id, l.created_at, l.tokens_used AS amount` + b.organization("l.") + `
 	FROM target, ranges r, LATERAL (
-		SELECT user_id, created_at, tokens_used FROM ai_usage_logs
+		SELECT user_id, created_at, tokens_used` + b.organization("") + ` FROM ai_usage_logs
 		WHERE xact_id >= r.lo AND xact_id < least(r.hi, target.end_id) OFFSET 0
 	) l
 	WHERE r.lo < target.end_id
 	UNION ALL
-	SELECT l.user_id, l.created_at, l.tokens_used
+	SELECT l.user_id, l.created_at, l.tokens_used` + b.organization("l.") + `
 	FROM ended, LATERAL (
-		SELECT user_id, created_at, tokens_used FROM ai_usage_logs WHERE xact_id = ended.xid OFFSET 0
+		SELECT user_id, created_at, tokens_used` + b.organization("") + ` FROM ai_usage_logs WHERE xact_id = ended.xid OFFSET 0
 	) l
-),` + placeRows + `,` + sameFile + `,
+),` + placeRows(b) + `,` + sameFile + `,
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
 	SELECT last.id + 1, target.snapshot, last.system_identifier, 'window', totals.rows, totals.users, $6, here.at
@@ -147,8 +148,8 @@ begins AS ( -- a period in the future is looked at again when it begins
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
 	FROM (SELECT d.user_id, d.period_start FROM fence, here, placed d WHERE d.period_start > here.at OFFSET 0) d
 	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
-)
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown + `,
+)` + b.only(addShares) + `
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
        CASE WHEN target.bounded THEN (SELECT l.created_at FROM cut, LATERAL (
 	           SELECT created_at FROM ai_usage_logs WHERE xact_id = cut.xact_id AND isfinite(created_at) LIMIT 1) l) END,
@@ -159,17 +160,23 @@ LEFT JOIN last ON true LEFT JOIN target ON true LEFT JOIN fence ON true
 LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM worth c, ` + accountOfCandidate + `
-	WHERE c.n <= $7::bigint
+	WHERE c.n <= $7::bigint` + b.only(`
+	UNION ALL
+	SELECT `+budgetCandidateColumns+`
+	FROM counted_budgets c, `+budgetOfCandidate+`
+	WHERE c.marks <> '{}' OR c.tokens_used * 100 >= b.token_limit::numeric * `+floor) + `
 ) s ON true`
+}
 
 // countEverything is the tick of another kind: every total from the rows at its
 // own snapshot, for the current and the previous period of each user and for
 // what lies ahead. Older periods are history. $5 is the earliest instant that
 // it reads, $6 the worker, $7 the kind.
-const countEverything = `WITH ` + window + `,
+func countEverything(b budgets) string {
+	return `WITH ` + window + `,
 fresh AS (
-	SELECT user_id, created_at, tokens_used AS amount FROM ai_usage_logs WHERE created_at >= $5::timestamptz
-),` + placeRows + `,` + sameFile + `,
+	SELECT user_id, created_at, tokens_used AS amount` + b.organization("") + ` FROM ai_usage_logs WHERE created_at >= $5::timestamptz
+),` + placeRows(b) + `,` + sameFile + `,
 fence AS (
 	INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
 	SELECT coalesce(last.id, 0) + 1, here.snapshot, here.system_identifier, $7, totals.rows, totals.users, $6, here.at
@@ -204,13 +211,13 @@ emptied AS ( -- totals that no row supports any more
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 ),
 cleared AS (
-	DELETE FROM tokenalert.recounts r USING fence WHERE r.user_id IS NULL
+	DELETE FROM tokenalert.recounts r USING fence WHERE r.user_id IS NULL AND r.organization_id IS NULL
 ),
 begins AS (
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
-)
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown + `,
+)` + b.only(setShares) + `
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
        due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz, 0::bigint,
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file
@@ -219,8 +226,12 @@ LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (SELECT *, NULL::timestamptz AS newest FROM counted UNION ALL SELECT *, NULL FROM emptied) c
 	, ` + accountOfCandidate + `
-	WHERE ` + worthDeciding + `
+	WHERE ` + worthDeciding + b.only(`
+	UNION ALL
+	SELECT `+budgetCandidateColumns+`
+	FROM counted_budgets c, `+budgetOfCandidate) + `
 ) s ON true`
+}
 
 // counts tells corrections that have something counted anew from those that only
 // have it decided, in the period of their instant.
@@ -234,7 +245,10 @@ const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
 // an earlier tick left undecided, or could not write, in the period that its
 // instant names. Also who stands below every threshold is a candidate: what the
 // window said of them holds no longer.
-const countWanted = `WITH
+//
+// With budgets, corrections of rows count the shares of their users anew too.
+func countWanted(b budgets) string {
+	return `WITH
 tick AS MATERIALIZED (
 	SELECT id, snapshot FROM tokenalert.ticks ORDER BY id DESC LIMIT 1
 ),
@@ -245,15 +259,15 @@ taken AS MATERIALIZED (
 	DELETE FROM tokenalert.recounts r
 	WHERE r.id = ANY (ARRAY( -- not a join, whose plan may read them all again for each
 		SELECT r.id FROM tokenalert.recounts r, here
-		WHERE r.user_id IS NOT NULL AND (r.due_at IS NULL OR r.due_at <= here.at)
+		WHERE (r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)
 		ORDER BY r.id LIMIT $4::bigint))
-	RETURNING r.user_id, r.at, r.at IS NOT NULL AND ` + counts + ` AS counts
+	RETURNING r.user_id, r.organization_id, r.at, r.cause, r.at IS NOT NULL AND ` + counts + ` AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
-	SELECT DISTINCT user_id, at AS created_at, counts::integer AS amount FROM taken WHERE at IS NOT NULL
+	SELECT DISTINCT user_id, at AS created_at, counts::integer AS amount FROM taken WHERE user_id IS NOT NULL AND at IS NOT NULL AND cause <> 'budget_begins'
 	UNION ALL
-	SELECT taken.user_id, here.at, max(counts::integer) FROM taken, here GROUP BY 1, 2
-),` + placeRows + `,
+	SELECT taken.user_id, here.at, max(counts::integer) FROM taken, here WHERE user_id IS NOT NULL AND cause <> 'budget_begins' GROUP BY 1, 2
+),` + placeRows(false) + `,
 counted AS (
 	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
 	SELECT d.user_id, d.period_start, d.period_end, l.tokens, tick.id, ` + policySeen + `
@@ -267,8 +281,8 @@ counted AS (
 	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0))
 	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
-)
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), s.*
+)` + b.only(recountShares) + `
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*
 FROM (SELECT) one LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (
@@ -280,8 +294,12 @@ FROM (SELECT) one LEFT JOIN (
 			WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0
 		) p
 		WHERE d.amount = 0
-	) c, ` + accountOfCandidate + `
+	) c, ` + accountOfCandidate + b.only(`
+	UNION ALL
+	SELECT `+budgetCandidateColumns+`
+	FROM decidable c, `+budgetOf(`(b.counted OR b.organization_id IN (SELECT organization_id FROM began))`)) + `
 ) s ON true`
+}
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
 // corrections countWanted takes, $1 of them. Where their usage stays (a host

@@ -25,6 +25,7 @@ const (
 	ReasonCarriedOver    Reason = "carried_over"    // told in this period under another key
 	ReasonBackfill       Reason = "backfill"        // stood above it at the first start, not to be told
 	ReasonMuted          Reason = "muted"           // by a policy
+	ReasonNoAdmin        Reason = "no_admin"        // of a budget: the organization has no admin who is not muted
 	ReasonAlreadyTold    Reason = "already_told"    // told for the same limit and period before
 )
 
@@ -51,7 +52,7 @@ func (r rules) decideAll(kind store.Kind, now time.Time, candidates []store.Cand
 	return decisions
 }
 
-// decide judges one user and period. A threshold is crossed when usage stands
+// decide judges one user, or budget, and period. A threshold is crossed when usage stands
 // at or above it and its mark is not set. A mark clears when usage falls at
 // least one percentage point below, so that a limit raised by a hair repeats
 // nothing. Of all that are crossed at once, the highest is told.
@@ -84,6 +85,9 @@ func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.
 		highestMark = marks[len(marks)-1]
 	}
 	decision := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(marks, crossed...), PolicySeen: c.Stale}
+	if c.OfBudget() {
+		decision.OrganizationID = c.OrganizationID
+	}
 	slices.Sort(decision.Marks)
 	if !now.Before(c.PeriodEnd) && kind != store.Window {
 		// A full count meets periods that ended long before it: nothing was
@@ -120,7 +124,11 @@ func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, thresho
 }
 
 func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason Reason) store.Alert {
-	key := fmt.Sprintf("%s %d %d %d", c.UserID, c.PeriodStart.UnixMicro(), threshold, c.TokenLimit)
+	subject := c.UserID.String()
+	if c.OfBudget() {
+		subject = "budget " + c.OrganizationID.String()
+	}
+	key := fmt.Sprintf("%s %d %d %d", subject, c.PeriodStart.UnixMicro(), threshold, c.TokenLimit)
 	a := store.Alert{
 		ID:             uuid.NewSHA1(alertSpace, []byte(key)),
 		NotificationID: uuid.NewSHA1(notificationSpace, []byte(key)),
@@ -134,7 +142,12 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 		Link:           r.link,
 		Newest:         c.Newest,
 	}
-	if reason == ReasonNone {
+	switch {
+	case reason != ReasonNone:
+	case c.OfBudget(): // the admins are told, and nobody else
+		a.ToAdmins, a.About = true, c
+		a.Channels = slices.DeleteFunc(slices.Clone(r.channelsIn(c.Channels)), func(c string) bool { return c != store.ChannelWebhook })
+	default:
 		m := r.words.Render(Notice{
 			FullName: c.FullName, Language: c.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(threshold), TokensUsed: c.TokensUsed,
 			TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
@@ -149,29 +162,34 @@ func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason R
 }
 
 // tellAdmins writes what the admins of an organization are told of an alert, but
-// for the one whose it is.
-func (r rules) tellAdmins(now time.Time, a store.Alert, admins []store.Admin) []store.AdminNotice {
+// for the one whose it is. Of a budget nobody but them is told, and no webhook, so
+// where there are none it says so.
+func (r rules) tellAdmins(now time.Time, a *store.Alert, admins []store.Admin) {
 	c := a.About
-	var notices []store.AdminNotice
 	for _, admin := range admins {
 		if admin.UserID == c.UserID {
 			continue
 		}
 		n := Notice{
-			About: &c.FullName, Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(a.Threshold),
+			Budget: c.OfBudget(), Language: admin.Language, OrganizationLanguage: c.OrganizationLanguage, Threshold: int(a.Threshold),
 			TokensUsed: c.TokensUsed, TokenLimit: c.TokenLimit, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Now: now, Zone: r.zoneOf(c),
+		}
+		if !n.Budget {
+			n.About = &c.FullName
 		}
 		if admin.FullName != nil {
 			n.FullName = *admin.FullName
 		}
 		m := r.words.Render(n)
-		notices = append(notices, store.AdminNotice{
+		a.Admins = append(a.Admins, store.AdminNotice{
 			ID: AdminNotificationID(a.NotificationID, admin.UserID), UserID: admin.UserID, Title: m.Title, Body: m.Body,
-			// A webhook tells of the user, and nobody.
+			// A webhook tells of the user, or the budget, and nobody.
 			Channels: slices.DeleteFunc(slices.Clone(r.channelsIn(admin.Channels)), func(c string) bool { return c == store.ChannelWebhook }),
 		})
 	}
-	return notices
+	if c.OfBudget() && len(a.Admins) == 0 && len(a.Channels) == 0 {
+		a.Reason = string(ReasonNoAdmin)
+	}
 }
 
 // AdminNotificationID is the id of what tells an admin of that which something

@@ -59,6 +59,13 @@ const (
 	// EventAlertSuppressed is written after the commit, for each crossing that was not notified.
 	EventAlertSuppressed EventName = "alert.suppressed"
 
+	// EventBudgetBegun is written when what was used before a budget was set is being counted.
+	EventBudgetBegun EventName = "budget.begun"
+	// EventBudgetSent is written after the commit, for each alert of a budget that was notified.
+	EventBudgetSent EventName = "budget.sent"
+	// EventBudgetSuppressed is written after the commit, for each crossing of a budget that was not notified.
+	EventBudgetSuppressed EventName = "budget.suppressed"
+
 	// EventDeliveryStarted is written when the queue of deliveries is open, once per connection.
 	EventDeliveryStarted EventName = "delivery.started"
 	// EventDeliveryCompleted is written when an alert has been handed over to a channel.
@@ -155,6 +162,10 @@ var Events = []EventDoc{
 	{EventAlertSent, levelInfo, "A user stands at or above a threshold and has been told. Without a latency where no single row is known to have crossed it: after a correction or a full count. Never suppressed.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from"}},
 	{EventAlertSuppressed, levelInfo, "A user stands at or above a threshold and was not told, for `reason`: `superseded` (a higher threshold was told), `period_closed` (committed after its period had ended), `threshold_added` (the user already stood above a threshold that the settings gained), `carried_over` (reset day, zone or organization changed, and the user was told in the overlapping period), `backfill` (first start with `TOKENALERT_BACKFILL=record`), `muted`, `already_told` (under the same limit in the same period). Never suppressed from the log.", []string{"user", "organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "latency_ms", "latency_from", "reason"}},
 
+	{EventBudgetBegun, []zapcore.Level{zapcore.InfoLevel, zapcore.WarnLevel}, "A budget was set, or begins on another day or in another zone: those who have used of it are on the list of corrections, and its admins are told once all of them are counted. Warn where that failed; it is tried again.", []string{"recounts", "duration_ms", "sqlstate", "error", "retry_ms"}},
+	{EventBudgetSent, levelInfo, "An organization stands at or above a threshold of its budget, and its admins have been told. Never suppressed.", []string{"organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "notification", "admins"}},
+	{EventBudgetSuppressed, levelInfo, "An organization stands at or above a threshold of its budget, and nobody was told, for `reason`: as in `alert.suppressed`, or `no_admin` (it has no admin who is not muted, and there is no webhook). Never suppressed from the log.", []string{"organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "reason"}},
+
 	{EventDeliveryStarted, levelInfo, "This worker takes deliveries from the queue, by these channels.", []string{"channels"}},
 	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "delivery_ms", "duration_ms"}},
 	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error", "retry_at"}},
@@ -163,7 +174,7 @@ var Events = []EventDoc{
 
 	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
 	{EventRecountDeferred, levelInfo, "Users who were about to be told are locked by the host; they were put back, and are told at a later tick.", []string{"users"}},
-	{EventUserSetAside, levelError, "The data of this user makes a statement fail. Everyone else is counted; this user is tried again at `retry_at`.", []string{"user", "sqlstate", "error", "retry_at"}},
+	{EventUserSetAside, levelError, "The data of this user, or of this organization's budget, makes a statement fail. Everyone else is counted; this user is tried again at `retry_at`.", []string{"user", "organization", "sqlstate", "error", "retry_at"}},
 	{EventRowsSkipped, levelWarn, "Rows with a `created_at` that is missing, infinite or outside of 2000–2100 were not counted.", []string{"rows"}},
 
 	{EventReconcileCompleted, levelInfo, "The totals were compared with the rows.", []string{"users", "differing", "duration_ms"}},
@@ -192,6 +203,7 @@ type FieldDoc struct{ Name, Meaning string }
 var EventFields = []FieldDoc{
 	{"actual", "tokens that the rows add up to"},
 	{"admin", "id of the admin who is told of the user's alert; without it, the user is"},
+	{"admins", "how many admins have been told"},
 	{"after", "the value that is in force now"},
 	{"alert", "id of the alert, which is also that of the delivery"},
 	{"alerts", "alerts written, whether told or not"},
@@ -217,9 +229,9 @@ var EventFields = []FieldDoc{
 	{"latency_from", "what `latency_ms` is measured from: `commit`, the time of the commit (with `track_commit_timestamp`), or `row`, the row's `created_at`"},
 	{"latency_ms", "from the commit of the usage to that of the alert, in milliseconds"},
 	{"led_ms", "how long this worker led, in milliseconds"},
-	{"limit", "the user's monthly limit as the deciding transaction saw it, in tokens"},
+	{"limit", "the user's monthly limit, or the budget, as the deciding transaction saw it, in tokens"},
 	{"notification", "id of the notification; the same when delivered again"},
-	{"organization", "id of the user's organization, where there is one"},
+	{"organization", "id of the user's organization, where there is one; or of that whose budget it is"},
 	{"percent", "used / limit, one decimal, rounded down"},
 	{"period_end", "the first instant after the period"},
 	{"period_start", "the first instant of the period"},

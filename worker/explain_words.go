@@ -114,6 +114,8 @@ func (r Reason) Words() string {
 		return "it had been told under the same limit in the same period"
 	case ReasonMuted:
 		return "a policy mutes it"
+	case ReasonNoAdmin:
+		return "the organization has no admin who is not muted, and there is no webhook"
 	case ReasonNone:
 		return "the host recorded it without telling"
 	}

@@ -40,8 +40,8 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	b := newBell(lead, w.config, w.metrics, w.log, w.bellMuted(server))
 	doubt := make(chan struct{}, 1) // that the lead's session still is
 	group, leading := errgroup.WithContext(working)
+	l := w.newLoop(b)
 	group.Go(func() error {
-		l := w.newLoop(b)
 		if err := l.run(ctx, leading); err != nil {
 			return err
 		}
@@ -49,6 +49,7 @@ func (w *Worker) lead(ctx context.Context, lead *store.Lead, server store.Server
 	})
 	group.Go(func() error { return w.keepAlive(leading, lead, b, doubt) })
 	group.Go(func() error { return w.housekeeping(leading, b) })
+	group.Go(func() error { return w.beginBudgets(leading, l.begin, b) })
 	if !b.muted {
 		group.Go(func() error { return w.listen(leading, b, doubt) })
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"tokenalert/store"
@@ -47,7 +46,9 @@ type loop struct {
 	added    []int32
 	slice    int64
 	isolated bool
-	aside    map[uuid.UUID]time.Time // users whose data made a statement fail, and until when
+	aside    map[store.Subject]time.Time // whose data made a statement fail, and until when
+
+	begin chan struct{} // pokes beginBudgets
 
 	unrung   bool // a look found usage while asleep, and no ring had come for it
 	planned  bool // a tick has found work: what the next ones cost is work alone
@@ -58,7 +59,7 @@ type loop struct {
 }
 
 func (w *Worker) newLoop(b *bell) *loop {
-	return &loop{Worker: w, bell: b, slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)}
+	return &loop{Worker: w, bell: b, begin: make(chan struct{}, 1), slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)}
 }
 
 // run ticks until stop ends, which it looks at between ticks; working ends when

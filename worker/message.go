@@ -42,11 +42,12 @@ const (
 	KindReached  Kind = "reached"  // the limit
 	KindExceeded Kind = "exceeded" // a threshold above 100 %
 	KindAdmin    Kind = "admin"    // to an admin, about somebody else, whatever the threshold
+	KindBudget   Kind = "budget"   // to an admin, about the organization's budget, whatever the threshold
 )
 
 var (
 	languages = []Language{Spanish, English, Portuguese}
-	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded, KindAdmin}
+	kinds     = []Kind{KindWarning, KindNear, KindReached, KindExceeded, KindAdmin, KindBudget}
 )
 
 // Notice is what a user is told about: usage that stands at or above a
@@ -56,6 +57,7 @@ var (
 type Notice struct {
 	FullName string  // of who is told
 	About    *string // the name of who used the tokens, where an admin is told; else nil
+	Budget   bool    // an admin is told of the organization's budget; About is nil
 	Language *string // users.language: nil, or any tag that ParseLanguage may or may not know
 	// OrganizationLanguage is for who has none that it knows.
 	OrganizationLanguage *string
@@ -73,6 +75,8 @@ type Notice struct {
 // where the highest threshold is below 100.
 func (n Notice) Kind() Kind {
 	switch {
+	case n.Budget:
+		return KindBudget
 	case n.About != nil:
 		return KindAdmin
 	case n.Threshold > 100:

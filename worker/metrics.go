@@ -60,6 +60,7 @@ type Metrics struct {
 	ticks       *prometheus.CounterVec
 	tickSeconds prometheus.Histogram
 	alerts      *prometheus.CounterVec
+	budgets     *prometheus.CounterVec
 	reconnects  *prometheus.CounterVec
 	deliveries  *prometheus.CounterVec
 	delivered   *prometheus.HistogramVec
@@ -89,6 +90,7 @@ func NewMetrics(version, commit string) *Metrics {
 			.0005, .001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60),
 		ticks:      newCounters(r, "ticks_total", "Ticks by kind and outcome.", "kind", "outcome"),
 		alerts:     newCounters(r, "alerts_total", "Thresholds crossed, by threshold in percent and by what became of it: sent, or the reason why not.", "threshold", "reason"),
+		budgets:    newCounters(r, "budget_alerts_total", "Thresholds of organizations' budgets crossed, by threshold in percent and by what became of it: sent, or the reason why not.", "threshold", "reason"),
 		reconnects: newCounters(r, "reconnects_total", "Connections opened again after a failure.", "connection"),
 		registry:   r,
 	}
@@ -128,7 +130,9 @@ func (m *Metrics) SetThresholds(thresholds ...int) {
 	for _, threshold := range thresholds {
 		for _, reason := range metricReasons {
 			m.alerts.WithLabelValues(strconv.Itoa(threshold), reason)
+			m.budgets.WithLabelValues(strconv.Itoa(threshold), reason)
 		}
+		m.budgets.WithLabelValues(strconv.Itoa(threshold), string(ReasonNoAdmin))
 	}
 }
 
@@ -266,6 +270,11 @@ func (c *backlogCollector) Collect(to chan<- prometheus.Metric) {
 // reason of alert.suppressed.
 func (m *Metrics) Alert(threshold int, reason string) {
 	m.alerts.WithLabelValues(strconv.Itoa(threshold), reason).Inc()
+}
+
+// BudgetAlert counts a crossing of a threshold of a budget likewise.
+func (m *Metrics) BudgetAlert(threshold int, reason string) {
+	m.budgets.WithLabelValues(strconv.Itoa(threshold), reason).Inc()
 }
 
 // Reconnected counts a connection (tick, lead or listen) that was opened again.

@@ -12,7 +12,7 @@ type Placeholder struct{ Name, Meaning string }
 // Placeholders are all that a text may name.
 var Placeholders = []Placeholder{
 	{"recipient_name", "the name of who is told, of 100 characters at most; nothing where there is none"},
-	{"user_name", "the name of who used the tokens, likewise: the same, but in `admin`"},
+	{"user_name", "the name of who used the tokens, likewise: the same, but in `admin`; nothing in `budget`"},
 	{"threshold", "the threshold, a number"},
 	{"tokens_used", "tokens used in this period"},
 	{"token_limit", "the limit, in tokens"},

@@ -66,6 +66,9 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
 	l.adapt(result, took)
 	l.tell(result, took)
+	if result.BudgetBegins {
+		l.beginBudgets()
+	}
 	if result.More() {
 		return true, l.config.PauseMin, nil // catching up
 	}
@@ -115,7 +118,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		IdleTimeout: l.config.LeadTimeout,
 		Isolated:    l.isolated,
 		Settings:    l.settings,
-		TellAdmins:  func(a store.Alert, admins []store.Admin) []store.AdminNotice { return r.tellAdmins(at, a, admins) },
+		TellAdmins:  func(a *store.Alert, admins []store.Admin) { r.tellAdmins(at, a, admins) },
 	}, func(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 		at = now
 		return r.decideAll(kind, now, l.withoutAside(now, candidates))
@@ -157,9 +160,9 @@ func (l *loop) withoutAside(now time.Time, candidates []store.Candidate) []store
 		return candidates
 	}
 	return slices.DeleteFunc(candidates, func(c store.Candidate) bool {
-		until, ok := l.aside[c.UserID]
-		if ok && (c.Newest == nil || !now.Before(until)) {
-			delete(l.aside, c.UserID)
+		until, ok := l.aside[c.Subject()]
+		if ok && (c.Newest == nil && !c.OfBudget() || !now.Before(until)) {
+			delete(l.aside, c.Subject())
 			ok = false
 		}
 		return ok
@@ -253,13 +256,17 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	for _, s := range result.SetAside {
 		retry := result.Now.Add(store.SetAsideRetry)
 		if l.aside == nil {
-			l.aside = map[uuid.UUID]time.Time{}
+			l.aside = map[store.Subject]time.Time{}
 		}
 		// A little earlier than the correction that looks at the user again.
-		l.aside[s.UserID] = retry.Add(-time.Second)
+		l.aside[s.Subject] = retry.Add(-time.Second)
 		l.metrics.UsersSetAside.Inc()
+		whose := zap.Stringer("user", s.UserID)
+		if s.BudgetOf != uuid.Nil {
+			whose = zap.Stringer("organization", s.BudgetOf)
+		}
 		l.log.Error("the data of a user makes a statement fail; everyone else goes on", Event(EventUserSetAside),
-			zap.Stringer("user", s.UserID), zap.String("sqlstate", store.SQLState(s.Err)), zap.Error(store.Discreet(s.Err)), zap.Time("retry_at", retry))
+			whose, zap.String("sqlstate", store.SQLState(s.Err)), zap.Error(store.Discreet(s.Err)), zap.Time("retry_at", retry))
 	}
 	if result.Skipped > 0 {
 		l.metrics.RowsSkipped.Add(float64(result.Skipped))
@@ -277,6 +284,10 @@ func (l *loop) tellAlert(o store.Outcome) {
 		zap.Float64("percent", float64(o.PercentTenths)/10), zap.Int64("used", o.TokensUsed), zap.Int64("limit", o.TokenLimit),
 		zap.Time("period_start", o.PeriodStart), zap.Time("period_end", o.PeriodEnd),
 	}
+	if o.UserID == uuid.Nil {
+		l.tellBudgetAlert(o, reason, fields[1:])
+		return
+	}
 	if reason != ReasonNone {
 		l.metrics.Alert(int(o.Threshold), string(reason))
 		l.log.Info("threshold crossed, user not told", append(fields, Event(EventAlertSuppressed), zap.String("reason", string(reason)))...)
@@ -293,6 +304,16 @@ func (l *loop) tellAlert(o store.Outcome) {
 		fields = append(fields, zap.Duration("latency_ms", *o.Latency), zap.String("latency_from", from))
 	}
 	l.log.Info("user told", append(fields, Event(EventAlertSent))...)
+}
+
+func (l *loop) tellBudgetAlert(o store.Outcome, reason Reason, fields []zap.Field) {
+	if reason != ReasonNone {
+		l.metrics.BudgetAlert(int(o.Threshold), string(reason))
+		l.log.Info("threshold of a budget crossed, nobody told", append(fields, Event(EventBudgetSuppressed), zap.String("reason", string(reason)))...)
+		return
+	}
+	l.metrics.BudgetAlert(int(o.Threshold), ReasonSent)
+	l.log.Info("admins told of a budget", append(fields, Event(EventBudgetSent), zap.Stringer("notification", o.NotificationID), zap.Int("admins", len(o.Admins)))...)
 }
 
 // written counts the alert rows among the outcomes.

@@ -101,6 +101,9 @@ func (f *filling) value(placeholder string) string {
 		if f.n.About != nil {
 			return displayName(*f.n.About)
 		}
+		if f.n.Budget {
+			return ""
+		}
 		return f.name
 	case "threshold":
 		return f.number(int64(f.n.Threshold))

@@ -214,7 +214,7 @@ func textOf(name string) (lang Language, part int, err error) {
 	if slices.Contains(names, "es."+rest) {
 		return "", 0, fmt.Errorf("%s: there are texts in es, en and pt, not in %s, whose dates and numbers are not known", shown, settingText(before))
 	}
-	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded or admin; title or message"
+	advice := "files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded, admin or budget; title or message"
 	if nearest := Nearest(name, names); nearest != "" {
 		advice = "the nearest is " + nearest
 	}
