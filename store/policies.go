@@ -67,7 +67,7 @@ func RemovePolicy() PolicyChange {
 	return PolicyChange{Thresholds: new([]int32), TimeZone: new(*string), Language: new(*string), Channels: new([]string), MutedUntil: new(*time.Time), AdminsFrom: new(*int32), Budget: new(*int64)}
 }
 
-func (c PolicyChange) apply(p *Policy) {
+func (c PolicyChange) apply(p *Policy) error {
 	if c.Thresholds != nil {
 		p.Thresholds = *c.Thresholds
 	}
@@ -95,6 +95,13 @@ func (c PolicyChange) apply(p *Policy) {
 	if c.BudgetTimeZone != nil {
 		p.BudgetTimeZone = *c.BudgetTimeZone
 	}
+	if p.Budget == nil {
+		if c.BudgetResetDay != nil || c.BudgetTimeZone != nil {
+			return errors.New("there is no budget that could begin on a day or in a zone")
+		}
+		p.BudgetResetDay, p.BudgetTimeZone = nil, nil
+	}
+	return nil
 }
 
 // ChangedPolicy is a policy after a change, and whom that is about: everybody
@@ -104,6 +111,7 @@ type ChangedPolicy struct {
 	Now           time.Time
 	Settings      *Settings // in force; nil where no worker has ever led
 	Candidates    []Candidate
+	Admins        int // who are told of a budget
 }
 
 // policyKey is the advisory lock under which policies change ("tokenaln"), as
@@ -131,7 +139,9 @@ func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChan
 		}
 		c.Before = *before
 		after := *before
-		change.apply(&after)
+		if err := change.apply(&after); err != nil {
+			return err
+		}
 		if c.After, err = writePolicy(ctx, tx, after); err != nil {
 			return err
 		}
@@ -196,6 +206,23 @@ func writePolicy(ctx context.Context, tx pgx.Tx, p Policy) (Policy, error) {
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Policy])
 }
 
+// SameBudgetPeriods reports whether p and other have a budget, and its periods
+// begin alike.
+func (p *Policy) SameBudgetPeriods(other Policy) bool {
+	return p.Budget != nil && other.Budget != nil && *p.BudgetResetDay == *other.BudgetResetDay && *p.BudgetTimeZone == *other.BudgetTimeZone
+}
+
+// Users are how many of the candidates are users.
+func (c *ChangedPolicy) Users() int {
+	n := 0
+	for _, one := range c.Candidates {
+		if !one.OfBudget() {
+			n++
+		}
+	}
+	return n
+}
+
 func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
 	var err error
 	if err = tx.QueryRow(ctx, "SELECT tokenalert.now()").Scan(&c.Now); err != nil {
@@ -214,8 +241,40 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	if err != nil {
 		return err
 	}
-	c.Candidates, err = scanCandidates(rows, nil)
-	return err
+	if c.Candidates, err = scanCandidates(rows, nil); err != nil || c.After.Budget == nil {
+		return err
+	}
+	// Of a budget of which not all is counted, what its rows add up to.
+	rows, err = tx.Query(ctx, `
+		SELECT `+budgetCandidateColumns+`
+		FROM (SELECT b.organization_id, p.period_start, p.period_end, coalesce(u.marks, '{}') AS marks,
+		             CASE WHEN b.counted THEN coalesce(u.tokens_used, 0)
+		                  ELSE (SELECT coalesce(sum(l.tokens_used), 0) FROM ai_usage_logs l WHERE l.organization_id = b.organization_id
+		                        AND l.created_at >= p.period_start AND l.created_at < p.period_end) END AS tokens_used
+		      FROM tokenalert.budgets b, LATERAL (
+			      SELECT tokenalert.period_start(b.reset_day, b.time_zone, tokenalert.now()) AS period_start,
+			             tokenalert.period_end(b.reset_day, b.time_zone, tokenalert.now()) AS period_end
+		      ) p LEFT JOIN tokenalert.budget_periods u ON u.organization_id = $1 AND u.period_start = p.period_start
+		      WHERE b.organization_id = $1) c,
+		     `+budgetOf("true"), of.Organization)
+	if err != nil {
+		return err
+	}
+	budget, err := scanCandidates(rows, nil)
+	if err != nil {
+		return err
+	}
+	c.Candidates = append(c.Candidates, budget...)
+	return tx.QueryRow(ctx, `SELECT count(*) FROM tokenalert.admins($1) WHERE NOT muted`, of.Organization).Scan(&c.Admins)
+}
+
+// A BudgetStanding is what has been used of a budget in its current period.
+type BudgetStanding struct {
+	TokensUsed  int64     `json:"tokens_used"`
+	TokenLimit  int64     `json:"token_limit"`
+	PeriodStart time.Time `json:"period_start"`
+	ResetsAt    time.Time `json:"resets_at"`
+	Counted     bool      `json:"counted"` // false: what was used before it was set is being counted
 }
 
 // Policies lists those that say something, organizations first.
@@ -278,6 +337,7 @@ func policiesOf(ctx context.Context, tx pgx.Tx, user, organization *uuid.UUID) (
 type PolicyInForce struct {
 	Policies
 	Settings *Settings       `json:"settings"` // nil where no worker has ever led
+	Budget   *BudgetStanding `json:"budget"`   // of the organization that was asked for; nil: it has none
 	Changes  []PolicyVersion `json:"changes"`  // of the one that was asked for, the newest first
 }
 
@@ -301,7 +361,16 @@ func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, 
 		if f.Settings, err = scanSettings(tx.QueryRow(ctx, settingsInForce)); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT changed_at, role::text, before, after FROM tokenalert.policy_changes
+		rows, err := tx.Query(ctx, `SELECT tokens_used, token_limit, period_start, resets_at, counted FROM tokenalert.current_budgets
+			WHERE organization_id = $1`, of.Organization)
+		if err != nil {
+			return err
+		}
+		f.Budget, err = pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByPos[BudgetStanding])
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		rows, err = tx.Query(ctx, `SELECT changed_at, role::text, before, after FROM tokenalert.policy_changes
 			WHERE user_id = $1 OR organization_id = $2 ORDER BY version DESC`, of.User, of.Organization)
 		if err != nil {
 			return err

@@ -3,6 +3,8 @@ package worker
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"tokenalert/store"
 )
 
@@ -14,5 +16,13 @@ func Foretell(c store.ChangedPolicy) []store.Decision {
 		return nil // the first count decides
 	}
 	r.thresholds = c.Settings.Thresholds
-	return r.decideAll(store.Window, c.Now, c.Candidates)
+	decisions := r.decideAll(store.Window, c.Now, c.Candidates)
+	for _, d := range decisions {
+		for i := range d.Alerts {
+			if a := &d.Alerts[i]; d.UserID == uuid.Nil && a.Reason == "" && c.Admins == 0 {
+				a.Reason = string(ReasonNoAdmin)
+			}
+		}
+	}
+	return decisions
 }

@@ -26,7 +26,8 @@ func newPolicy() *cobra.Command {
 		Short: "Have an organization, or a user, told otherwise than the settings say",
 		Long: `Have an organization, or a user, told otherwise than the settings say: at which
 thresholds, in which zone and language, by which channels, not at all for a while,
-and whether the admins of the organization are told as well.
+and whether the admins of the organization are told as well. An organization may
+have a budget: a limit for all its members together, of which its admins are told.
 
 What a user's policy does not say, that of their organization does, and what
 neither says, the settings do. A change is in force at the next tick, without a
@@ -81,10 +82,13 @@ func (of policyOf) parse(cmd *cobra.Command) (store.PolicyOf, error) {
 const inherit = "inherit"
 
 // policyFlags are what `policy set` sets.
-type policyFlags struct{ thresholds, timeZone, language, channels, muteUntil, adminsFrom string }
+type policyFlags struct {
+	thresholds, timeZone, language, channels, muteUntil, adminsFrom string
+	budget, budgetResetDay, budgetTimeZone                          string
+}
 
 // change reads the flags that were given.
-func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChange, error) {
+func (f policyFlags) change(cmd *cobra.Command, of store.PolicyOf, now time.Time) (store.PolicyChange, error) {
 	var c store.PolicyChange
 	var errs []error
 	given := func(name string) bool { return cmd.Flags().Changed(name) }
@@ -96,7 +100,7 @@ func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChan
 		zone := &f.timeZone
 		if f.timeZone == inherit {
 			zone = nil
-		} else if _, err := time.LoadLocation(f.timeZone); err != nil || f.timeZone == "" || f.timeZone == "Local" {
+		} else if !isZone(f.timeZone) {
 			errs = append(errs, fmt.Errorf("--time-zone %q must be a zone of the IANA database, such as America/Santiago, or inherit", f.timeZone))
 		}
 		c.TimeZone = &zone
@@ -122,14 +126,69 @@ func (f policyFlags) change(cmd *cobra.Command, now time.Time) (store.PolicyChan
 		from, err := parseAdminsFrom(f.adminsFrom)
 		c.AdminsFrom, errs = &from, append(errs, err)
 	}
-	if c == (store.PolicyChange{}) {
-		errs = append(errs, errors.New("nothing to set: give --thresholds, --time-zone, --language, --channels, --mute-until or --admins-from"))
+	errs = append(errs, f.changeBudget(cmd, of, &c))
+	if c == (store.PolicyChange{}) && errors.Join(errs...) == nil {
+		errs = append(errs, errors.New("nothing to set: give --thresholds, --time-zone, --language, --channels, --mute-until, --admins-from or --budget"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return c, usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	}
 	return c, nil
 }
+
+func isZone(name string) bool {
+	_, err := time.LoadLocation(name)
+	return err == nil && name != "" && name != "Local"
+}
+
+// changeBudget reads the flags of the budget that were given.
+func (f policyFlags) changeBudget(cmd *cobra.Command, of store.PolicyOf, c *store.PolicyChange) error {
+	var errs []error
+	for _, flag := range []struct {
+		name string
+		read func()
+	}{
+		{"budget", func() {
+			var budget *int64
+			if f.budget != "none" {
+				n, err := strconv.ParseInt(f.budget, 10, 64)
+				if err != nil || n < 1 || n > mostBudget {
+					errs = append(errs, fmt.Errorf("--budget %q must be a number of tokens from 1 to %d, or none", f.budget, mostBudget))
+				}
+				budget = &n
+			}
+			c.Budget = &budget
+		}},
+		{"budget-reset-day", func() {
+			n, err := strconv.ParseInt(f.budgetResetDay, 10, 32)
+			if err != nil || n < 1 || n > 31 {
+				errs = append(errs, fmt.Errorf("--budget-reset-day %q must be a day of the month from 1 to 31", f.budgetResetDay))
+			}
+			c.BudgetResetDay = new(new(int32(n)))
+		}},
+		{"budget-time-zone", func() {
+			if !isZone(f.budgetTimeZone) {
+				errs = append(errs, fmt.Errorf("--budget-time-zone %q must be a zone of the IANA database, such as America/Santiago", f.budgetTimeZone))
+			}
+			c.BudgetTimeZone = new(&f.budgetTimeZone)
+		}},
+	} {
+		if !cmd.Flags().Changed(flag.name) {
+			continue
+		}
+		if of.User != nil {
+			return fmt.Errorf("--%s is an organization's: name it by --organization; the limit of a user is in the host's tables", flag.name)
+		}
+		flag.read()
+	}
+	if f.budget == "none" && (c.BudgetResetDay != nil || c.BudgetTimeZone != nil) {
+		errs = append(errs, errors.New("--budget none leaves nothing that begins on a day or in a zone"))
+	}
+	return errors.Join(errs...)
+}
+
+// mostBudget is what the database takes.
+const mostBudget = 1_000_000_000_000_000
 
 func parseThresholds(text string) ([]int32, error) {
 	if text == inherit {
@@ -224,12 +283,24 @@ the policy says nothing of it:
   --admins-from the lowest threshold of which the admins of the organization are
                 told as well; none: of none
 
+Of an organization alone:
+
+  --budget      tokens that its members may use in a period together, or none; its
+                admins are told, at the thresholds of the organization, by its
+                channels, and in each admin's language. What was used in the
+                period before the budget was set counts
+  --budget-reset-day, --budget-time-zone
+                on which day and in which zone the period begins at midnight:
+                unless named, the first, in the zone that counts for the
+                organization when the budget is set
+
 It says who is told by that at the next tick. --dry-run only says it.
 
 Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
 		Example: `  tokenalert policy set --organization $ORGANIZATION --thresholds 50,80,100
   tokenalert policy set --user $PERSON --mute-until 72h
-  tokenalert policy set --user $PERSON --thresholds 20,40 --dry-run`,
+  tokenalert policy set --user $PERSON --thresholds 20,40 --dry-run
+  tokenalert policy set --organization $ORGANIZATION --budget 5000000 --budget-reset-day 15`,
 		Args: arguments(cobra.NoArgs),
 	}
 	named := addPolicyOf(cmd)
@@ -240,13 +311,16 @@ Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
 	cmd.Flags().StringVar(&f.muteUntil, "mute-until", "", "an instant, a time from now, forever, now, or inherit")
 	cmd.Flags().StringVar(&f.adminsFrom, "admins-from", "", "a percentage, or none, or inherit")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say who would be told")
+	cmd.Flags().StringVar(&f.budget, "budget", "", "tokens, or none")
+	cmd.Flags().StringVar(&f.budgetResetDay, "budget-reset-day", "", "a day of the month, 1 to 31")
+	cmd.Flags().StringVar(&f.budgetTimeZone, "budget-time-zone", "", "a zone of the IANA database")
 	format := addOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		of, err := named.parse(cmd)
 		if err != nil {
 			return err
 		}
-		change, err := f.change(cmd, time.Now())
+		change, err := f.change(cmd, of, time.Now())
 		if err != nil {
 			return err
 		}
@@ -285,7 +359,7 @@ func changePolicy(cmd *cobra.Command, of store.PolicyOf, change store.PolicyChan
 		if err != nil {
 			return err
 		}
-		changed := changedPolicy{DryRun: dryRun, Before: c.Before, After: c.After, Users: len(c.Candidates), Alerts: foretold(c)}
+		changed := changedPolicy{DryRun: dryRun, Before: c.Before, After: c.After, Users: c.Users(), Alerts: foretold(c)}
 		if format == outputJSON {
 			return printJSON(cmd.OutOrStdout(), changed)
 		}
@@ -304,17 +378,22 @@ type changedPolicy struct {
 
 // foretoldAlert is what the next tick does.
 type foretoldAlert struct {
-	User      uuid.UUID `json:"user"`
-	Threshold int32     `json:"threshold"`
-	Told      bool      `json:"told"`
-	Reason    string    `json:"reason"`
+	User         *uuid.UUID `json:"user"`         // nil: the admins, of the budget of
+	Organization *uuid.UUID `json:"organization"` // nil: a user
+	Threshold    int32      `json:"threshold"`
+	Told         bool       `json:"told"`
+	Reason       string     `json:"reason"`
 }
 
 func foretold(c store.ChangedPolicy) []foretoldAlert {
 	alerts := []foretoldAlert{}
 	for _, d := range worker.Foretell(c) {
 		for _, a := range d.Alerts {
-			alerts = append(alerts, foretoldAlert{d.UserID, a.Threshold, a.Reason == "", a.Reason})
+			f := foretoldAlert{User: &d.UserID, Threshold: a.Threshold, Told: a.Reason == "", Reason: a.Reason}
+			if d.UserID == uuid.Nil {
+				f.User, f.Organization = nil, &d.OrganizationID
+			}
+			alerts = append(alerts, f)
 		}
 	}
 	return alerts
@@ -336,9 +415,14 @@ func (c changedPolicy) print(w io.Writer) error {
 		}
 	}
 	for _, a := range c.Alerts {
-		if a.Told {
+		switch {
+		case a.User == nil && a.Told:
+			fmt.Fprintf(&b, "the admins of %s %s of %d %% of the budget%s\n", a.Organization, strings.Replace(told, "is ", "are ", 1), a.Threshold, c.whenBudget())
+		case a.User == nil:
+			fmt.Fprintf(&b, "nobody is told of %d %% of the budget: %s\n", a.Threshold, worker.Reason(a.Reason).Words())
+		case a.Told:
 			fmt.Fprintf(&b, "%s %s of %d %% at the next tick\n", a.User, told, a.Threshold)
-		} else {
+		default:
 			fmt.Fprintf(&b, "%s is not told of %d %%: %s\n", a.User, a.Threshold, worker.Reason(a.Reason).Words())
 		}
 	}
@@ -347,6 +431,14 @@ func (c changedPolicy) print(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// whenBudget is when the admins are told.
+func (c changedPolicy) whenBudget() string {
+	if c.Before.SameBudgetPeriods(c.After) {
+		return " at the next tick"
+	}
+	return " once what was used is counted"
 }
 
 // policyLines are what a policy says, one line for each of its columns.
@@ -378,6 +470,10 @@ func policyLines(p store.Policy) []string {
 	if channels == "" {
 		channels = "none"
 	}
+	budget := "none"
+	if p.Budget != nil {
+		budget = fmt.Sprintf("%s from day %d, %s", count(*p.Budget, "token"), *p.BudgetResetDay, *p.BudgetTimeZone)
+	}
 	return []string{
 		"thresholds " + or(p.Thresholds != nil, percents(p.Thresholds)),
 		"time zone  " + or(p.TimeZone != nil, zone),
@@ -385,6 +481,7 @@ func policyLines(p store.Policy) []string {
 		"channels   " + or(p.Channels != nil, channels),
 		"mute until " + or(p.MutedUntil != nil, muted),
 		"admins     " + or(p.AdminsFrom != nil, admins),
+		"budget     " + budget,
 	}
 }
 
@@ -443,10 +540,21 @@ func printPolicyInForce(w io.Writer, f store.PolicyInForce) error {
 	}
 	for i, line := range lines {
 		origin := from[i]
+		if origin == "" && i == len(lines)-1 {
+			continue // no budget
+		}
 		if origin == "" {
 			line, origin = strings.Replace(line, inherit, "-", 1), "by the settings"
 		}
 		fmt.Fprintf(&b, "%-40s %s\n", line, origin)
+	}
+	if u := f.Budget; u != nil {
+		fmt.Fprintf(&b, "used of the budget: %s, %.1f %%, since %s; resets %s", count(u.TokensUsed, "token"),
+			float64(worker.PercentTenths(u.TokensUsed, u.TokenLimit))/10, instant(u.PeriodStart), instant(u.ResetsAt))
+		if !u.Counted {
+			b.WriteString("; what was used before it was set is being counted")
+		}
+		b.WriteByte('\n')
 	}
 	for _, c := range f.Changes {
 		before, _ := json.Marshal(c.Before) // they came as JSON
@@ -481,7 +589,7 @@ func newPolicyList() *cobra.Command {
 				return err
 			}
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(table, "OF\tTHRESHOLDS\tTIME ZONE\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tCHANGED") //nolint:errcheck // told by Flush
+			fmt.Fprintln(table, "OF\tTHRESHOLDS\tTIME ZONE\tLANGUAGE\tCHANNELS\tMUTE UNTIL\tADMINS\tBUDGET\tCHANGED") //nolint:errcheck // told by Flush
 			for _, p := range list {
 				of := store.PolicyOf{Organization: p.OrganizationID, User: p.UserID}
 				row := []string{of.String()}

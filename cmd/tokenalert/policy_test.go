@@ -15,18 +15,23 @@ func TestWrongPolicies(t *testing.T) {
 	id := uuid.NewString()
 	for args, says := range map[string]string{
 		"policy set": "name whom the policy is of: --user ID or --organization ID",
-		"policy set --user " + id + " --organization " + id:                 "a policy is of one of them",
-		"policy set --user ana":                                             `--user "ana" is not an id (a UUID)`,
-		"policy set --organization " + id:                                   "nothing to set: give --thresholds",
-		"policy set --user " + id + " --thresholds 0":                       `--thresholds "0" must be percentages from 1 to 1000`,
-		"policy set --user " + id + " --thresholds 80,80":                   "each once",
-		"policy set --user " + id + " --thresholds 1,2,3,4,5,6,7,8,9,10,11": "10 percentages at most",
-		"policy set --user " + id + " --language fr --channels pigeon":      `--channels "pigeon" must be some of notification,email,webhook`,
-		"policy set --user " + id + " --language fr":                        `--language "fr" must be es, en, pt, or inherit`,
-		"policy set --user " + id + " --mute-until 2020-01-01T00:00:00Z":    "must be an instant to come",
-		"policy set --user " + id + " --mute-until -3h":                     "must be an instant to come",
-		"policy set --user " + id + " --time-zone UTC+3":                    `--time-zone "UTC+3" must be a zone of the IANA database`,
-		"policy set --user " + id + " --admins-from 0":                      `--admins-from "0" must be a percentage from 1 to 1000`,
+		"policy set --user " + id + " --organization " + id:                                             "a policy is of one of them",
+		"policy set --user ana":                                                                         `--user "ana" is not an id (a UUID)`,
+		"policy set --organization " + id:                                                               "nothing to set: give --thresholds",
+		"policy set --user " + id + " --thresholds 0":                                                   `--thresholds "0" must be percentages from 1 to 1000`,
+		"policy set --user " + id + " --thresholds 80,80":                                               "each once",
+		"policy set --user " + id + " --thresholds 1,2,3,4,5,6,7,8,9,10,11":                             "10 percentages at most",
+		"policy set --user " + id + " --language fr --channels pigeon":                                  `--channels "pigeon" must be some of notification,email,webhook`,
+		"policy set --user " + id + " --language fr":                                                    `--language "fr" must be es, en, pt, or inherit`,
+		"policy set --user " + id + " --mute-until 2020-01-01T00:00:00Z":                                "must be an instant to come",
+		"policy set --user " + id + " --mute-until -3h":                                                 "must be an instant to come",
+		"policy set --user " + id + " --time-zone UTC+3":                                                `--time-zone "UTC+3" must be a zone of the IANA database`,
+		"policy set --user " + id + " --admins-from 0":                                                  `--admins-from "0" must be a percentage from 1 to 1000`,
+		"policy set --user " + id + " --budget 5":                                                       "--budget is an organization's: name it by --organization",
+		"policy set --organization " + id + " --budget 0":                                               `--budget "0" must be a number of tokens from 1 to 1000000000000000, or none`,
+		"policy set --organization " + id + " --budget 5 --budget-reset-day 32 --budget-time-zone Mars": `--budget-time-zone "Mars" must be a zone`,
+		"policy set --organization " + id + " --budget-reset-day x":                                     `--budget-reset-day "x" must be a day of the month from 1 to 31`,
+		"policy set --organization " + id + " --budget none --budget-reset-day 3":                       "--budget none leaves nothing that begins",
 		"policy remove":        "name whom",
 		"policy show --user x": "is not an id",
 		"policy list now":      "tokenalert policy list --help",
@@ -69,8 +74,8 @@ func TestPolicyCommands(t *testing.T) {
 	assert.Contains(t, policy(0, "set", "--user", user.String(), "--mute-until", "forever", "--channels", "none"), "nobody is told by that")
 
 	list := policy(0, "list")
-	assert.Regexp(t, `(?m)^organization `+org+` +50 %, 80 % +inherit +en +inherit +inherit +inherit +20`, list)
-	assert.Regexp(t, `(?m)^user `+user.String()+` +inherit +inherit +inherit +none +forever +inherit +20`, list)
+	assert.Regexp(t, `(?m)^organization `+org+` +50 %, 80 % +inherit +en +inherit +inherit +inherit +none +20`, list)
+	assert.Regexp(t, `(?m)^user `+user.String()+` +inherit +inherit +inherit +none +forever +inherit +none +20`, list)
 	shown := policy(0, "show", "--user", user.String())
 	for _, line := range []string{
 		`^thresholds 50 %, 80 % +of the organization$`, `^language   en +of the organization$`,
@@ -96,4 +101,49 @@ func TestPolicyCommands(t *testing.T) {
 	status, _, stderr := typed(t, []string{"DATABASE_URL=" + worker}, "policy", "remove", "--organization", org)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "it takes the owner of the host's tables")
+}
+
+// A budget is asked for, set, shown with what has been used of it, in force, and
+// removed.
+func TestBudgetCommands(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	user := p.user(0)
+	p.use(user, 850)
+	p.leads()
+	owner := []string{"DATABASE_URL=" + p.db.OwnerURL()}
+	org := p.org.String()
+	policy := func(want int, args ...string) string {
+		t.Helper()
+		status, stdout, stderr := typed(t, owner, append([]string{"policy", args[0], "--organization", org}, args[1:]...)...)
+		require.Equal(t, want, status, "%v: %s%s", args, stdout, stderr)
+		return stdout + stderr
+	}
+	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone")
+	asked := policy(0, "set", "--budget", "1000", "--budget-time-zone", "America/Lima", "--dry-run")
+	assert.Contains(t, asked, "  budget     1,000 tokens from day 1, America/Lima  (was none)\n")
+	assert.Contains(t, asked, "nobody is told of 80 % of the budget: the organization has no admin who is not muted, and there is no webhook\n")
+	p.exec("INSERT INTO users (organization_id, email, password_hash, full_name, role) VALUES ($1, 'chief@example.com', 'none', 'Ada Example', 'admin')", p.org)
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--dry-run"),
+		"the admins of "+org+" would be told of 80 % of the budget once what was used is counted\n")
+	assert.NotContains(t, policy(0, "show"), "budget")
+
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--thresholds", "80,100"), "are told of 80 % of the budget once what was used is counted\n")
+	p.eventually("SELECT count(*) = 1 FROM notifications WHERE title LIKE '🏢%80\\%%'", "the admin is not told")
+	shown := policy(0, "show")
+	assert.Regexp(t, "(?m)^budget     1,000 tokens from day 1, UTC +of the organization$", shown)
+	assert.Regexp(t, `(?m)^used of the budget: 850 tokens, 85.0 %, since 20.*; resets 20[^;]*$`, shown)
+	assert.Regexp(t, `(?m)by host_owner: {} -> {"budget":1000,"budget_reset_day":1,"budget_time_zone":"UTC","thresholds":\[80,100\]}$`, shown)
+	var inForce struct {
+		Budget struct {
+			TokensUsed int64 `json:"tokens_used"`
+		} `json:"budget"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(policy(0, "show", "--output", "json")), &inForce))
+	assert.EqualValues(t, 850, inForce.Budget.TokensUsed)
+
+	assert.Contains(t, policy(0, "set", "--budget", "800"), "the admins of "+org+" are told of 100 % of the budget at the next tick\n")
+	p.eventually("SELECT count(*) = 2 FROM notifications WHERE title LIKE '🏢%'", "the admin is not told of the lower budget")
+	assert.Contains(t, policy(0, "remove"), "  budget     none  (was 800 tokens from day 1, UTC)\n")
+	p.eventually("SELECT NOT EXISTS (SELECT FROM tokenalert.budgets)", "the budget stays")
 }
