@@ -195,6 +195,9 @@ BEGIN
             EXECUTE format('ALTER TABLE tokenalert_archive.%I SET SCHEMA tokenalert', kept);
         END IF;
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('tokenalert_archive')) THEN
+        DROP SCHEMA IF EXISTS tokenalert_archive;
+    END IF;
     IF to_regclass('tokenalert.archived_budgets') IS NOT NULL THEN
         ALTER TABLE tokenalert.policies DISABLE TRIGGER USER;
         UPDATE tokenalert.policies p SET budget = a.budget, budget_reset_day = a.budget_reset_day, budget_time_zone = a.budget_time_zone
@@ -213,7 +216,7 @@ END
 $do$;
 -- +goose StatementEnd
 
--- What the host reads of budgets. As in 00007, both views read as their owner.
+-- What the host reads of budgets. As in 00007, the views read as their owner.
 CREATE VIEW tokenalert.current_budgets AS
 SELECT b.organization_id,
        greatest(least(coalesce(u.tokens_used, 0), 9223372036854775807), -9223372036854775808)::bigint AS tokens_used,
@@ -237,6 +240,19 @@ COMMENT ON COLUMN tokenalert.current_budgets.percent_used IS 'Of token_limit, cu
 COMMENT ON COLUMN tokenalert.current_budgets.period_start IS 'When the period began: midnight of the budget''s reset day in its zone';
 COMMENT ON COLUMN tokenalert.current_budgets.resets_at IS 'When the next period begins, and tokens_used is 0 again';
 COMMENT ON COLUMN tokenalert.current_budgets.counted IS 'false: the budget has been set a moment ago, and what was used before is being counted';
+
+CREATE VIEW tokenalert.current_budget_shares AS
+SELECT b.organization_id,
+       s.user_id,
+       greatest(least(s.tokens_used, 9223372036854775807), -9223372036854775808)::bigint AS tokens_used
+FROM tokenalert.budgets b
+JOIN tokenalert.budget_shares s ON s.organization_id = b.organization_id
+ AND s.period_start = tokenalert.period_start(b.reset_day, b.time_zone, tokenalert.now())
+WHERE s.tokens_used <> 0;
+COMMENT ON VIEW tokenalert.current_budget_shares IS 'Who has used what of a budget in the current period, as of the newest tick; it adds up to current_budgets';
+COMMENT ON COLUMN tokenalert.current_budget_shares.organization_id IS 'Whose budget it is';
+COMMENT ON COLUMN tokenalert.current_budget_shares.user_id IS 'users.id, of whoever used it, in whatever organization they are now; they may be gone';
+COMMENT ON COLUMN tokenalert.current_budget_shares.tokens_used IS 'Tokens of their rows of this organization since the period began';
 
 CREATE VIEW tokenalert.budget_history AS
 SELECT a.id AS alert_id,
@@ -278,7 +294,8 @@ BEGIN
     SELECT string_agg(DISTINCT c.oid::regclass::text, ', ') INTO dependents
     FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass JOIN pg_class c ON c.oid = r.ev_class
     WHERE d.refobjid IN ('tokenalert.current_usage'::regclass, 'tokenalert.alert_history'::regclass,
-                         'tokenalert.current_budgets'::regclass, 'tokenalert.budget_history'::regclass)
+                         'tokenalert.current_budgets'::regclass, 'tokenalert.current_budget_shares'::regclass,
+                         'tokenalert.budget_history'::regclass)
       AND c.oid <> d.refobjid;
     IF dependents IS NOT NULL THEN
         RAISE EXCEPTION 'other views read ours; drop them first: %', dependents;
@@ -286,7 +303,7 @@ BEGIN
 END
 $do$;
 -- +goose StatementEnd
-DROP VIEW tokenalert.current_budgets, tokenalert.budget_history;
+DROP VIEW tokenalert.current_budgets, tokenalert.current_budget_shares, tokenalert.budget_history;
 CREATE SCHEMA IF NOT EXISTS tokenalert_archive;
 CREATE TABLE tokenalert_archive.archived_budget_policies AS
     SELECT organization_id, budget, budget_reset_day, budget_time_zone FROM tokenalert.policies WHERE budget IS NOT NULL;

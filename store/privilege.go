@@ -108,6 +108,7 @@ func readNeeds() []privilege {
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_usage"},
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.alert_history"},
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_budgets"},
+		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.current_budget_shares"},
 		{verbs: []string{"SELECT"}, class: "table", object: "tokenalert.budget_history"},
 	}
 	for _, function := range append([]string{"alert_columns(anyelement)"}, timeFunctions...) {

@@ -34,14 +34,22 @@ var readersNeed = []string{
 	"EXECUTE ON FUNCTION tokenalert.period_start(integer,text,timestamp with time zone)",
 	"EXECUTE ON FUNCTION tokenalert.reset_date(integer,timestamp without time zone)",
 	"SELECT ON tokenalert.alert_history",
+	"SELECT ON tokenalert.budget_history",
+	"SELECT ON tokenalert.current_budget_shares",
+	"SELECT ON tokenalert.current_budgets",
 	"SELECT ON tokenalert.current_usage",
 	"USAGE ON SCHEMA tokenalert",
 }
 
-// readAll reads all of both views and returns the first error.
+// views are what it reads.
+var views = []string{
+	"tokenalert.alert_history", "tokenalert.budget_history", "tokenalert.current_budget_shares", "tokenalert.current_budgets", "tokenalert.current_usage",
+}
+
+// readAll reads all of the views and returns the first error.
 func readAll(ctx context.Context, conn *pgx.Conn) error {
-	for _, view := range []string{"current_usage", "alert_history"} {
-		if _, err := conn.Exec(ctx, "SELECT * FROM tokenalert."+view); err != nil {
+	for _, view := range views {
+		if _, err := conn.Exec(ctx, "SELECT * FROM "+view); err != nil {
 			return err
 		}
 	}
@@ -107,13 +115,13 @@ func TestAReaderReadsNothingElse(t *testing.T) {
 			assert.Equal(t, "42501", store.SQLState(err), "%s: %v", name, err)
 		}
 	}
-	assert.Equal(t, []string{"tokenalert.alert_history", "tokenalert.current_usage", "tokenalert.doorbell"}, may, "the bell is for everybody")
+	assert.Equal(t, append(slices.Clone(views), "tokenalert.doorbell"), may, "the bell is for everybody")
 	for _, sql := range slices.Concat(forNobody, forTheWorkerOnly) {
 		_, err := conn.Exec(t.Context(), s.named(sql), pgx.QueryExecModeSimpleProtocol)
 		assert.Equal(t, "42501", store.SQLState(err), "%s: %v", sql, err)
 	}
-	for _, view := range []string{"tokenalert.current_usage", "tokenalert.alert_history"} { // neither has columns that could be written
-		for _, sql := range []string{"DELETE FROM " + view, "UPDATE " + view + " SET user_id = NULL"} {
+	for _, view := range views { // none has columns that could be written
+		for _, sql := range []string{"DELETE FROM " + view, "UPDATE " + view + " SET organization_id = NULL"} {
 			_, err := conn.Exec(t.Context(), sql)
 			assert.Contains(t, []string{"42501", "55000"}, store.SQLState(err), "%s: %v", sql, err)
 		}
@@ -229,13 +237,23 @@ func TestEveryColumnOfTheViewsIsExplained(t *testing.T) {
 	t.Parallel()
 	s := migratedSite(t, host.LMS)
 	const columns = `SELECT format('%s.%s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod)) FROM pg_attribute
-		WHERE attrelid IN ('tokenalert.current_usage'::regclass, 'tokenalert.alert_history'::regclass) AND attnum > 0`
+		WHERE attrelid IN ('tokenalert.current_usage'::regclass, 'tokenalert.alert_history'::regclass, 'tokenalert.current_budgets'::regclass,
+			'tokenalert.current_budget_shares'::regclass, 'tokenalert.budget_history'::regclass) AND attnum > 0`
 	assert.Empty(t, s.list(columns+" AND col_description(attrelid, attnum) IS NULL"))
-	assert.Len(t, s.list("SELECT obj_description(oid) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'tokenalert'::regnamespace AND obj_description(oid) <> ''"), 2)
+	assert.Len(t, s.list("SELECT obj_description(oid) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'tokenalert'::regnamespace AND obj_description(oid) <> ''"), len(views))
 	assert.Equal(t, strings.Fields(`
 		tokenalert.current_usage.user_id:uuid tokenalert.current_usage.organization_id:uuid
 		tokenalert.current_usage.tokens_used:bigint tokenalert.current_usage.token_limit:bigint tokenalert.current_usage.percent_used:numeric
 		tokenalert.current_usage.period_start:timestamptz tokenalert.current_usage.resets_at:timestamptz
+		tokenalert.current_budgets.organization_id:uuid tokenalert.current_budgets.tokens_used:bigint tokenalert.current_budgets.token_limit:bigint
+		tokenalert.current_budgets.percent_used:numeric tokenalert.current_budgets.period_start:timestamptz tokenalert.current_budgets.resets_at:timestamptz
+		tokenalert.current_budgets.counted:boolean
+		tokenalert.current_budget_shares.organization_id:uuid tokenalert.current_budget_shares.user_id:uuid tokenalert.current_budget_shares.tokens_used:bigint
+		tokenalert.budget_history.alert_id:uuid tokenalert.budget_history.organization_id:uuid
+		tokenalert.budget_history.threshold:integer tokenalert.budget_history.token_limit:bigint tokenalert.budget_history.tokens_used:bigint
+		tokenalert.budget_history.percent_used:numeric tokenalert.budget_history.period_start:timestamptz tokenalert.budget_history.resets_at:timestamptz
+		tokenalert.budget_history.crossed_at:timestamptz tokenalert.budget_history.told:boolean tokenalert.budget_history.told_at:timestamptz
+		tokenalert.budget_history.admins_told:integer tokenalert.budget_history.reason:text
 		tokenalert.alert_history.alert_id:uuid tokenalert.alert_history.user_id:uuid tokenalert.alert_history.organization_id:uuid
 		tokenalert.alert_history.threshold:integer tokenalert.alert_history.token_limit:bigint tokenalert.alert_history.tokens_used:bigint
 		tokenalert.alert_history.percent_used:numeric tokenalert.alert_history.period_start:timestamptz tokenalert.alert_history.resets_at:timestamptz

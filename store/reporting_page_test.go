@@ -103,6 +103,17 @@ func TestReportingPage(t *testing.T) {
 	s.exec(`UPDATE token_limit_alerts SET alert_sent = false, reason = 'period_closed', sent_at = NULL, notification_id = NULL
 		WHERE user_id = $1 AND alert_threshold = 100`, other)
 
+	// A budget of the other organization, all but reached, and of which a user used who is gone.
+	s.exec("UPDATE users SET role = 'admin' WHERE id = $1", other)
+	s.exec("INSERT INTO tokenalert.policies (organization_id, budget, budget_time_zone) VALUES ($1, 1000, 'UTC')", another)
+	s.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) VALUES ($1, $2, 400)`, user, another)
+	s.work()
+	_, err = s.runtime().BeginBudgets(t.Context())
+	require.NoError(t, err)
+	s.work()
+	s.exec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) VALUES ($1, $2, 333)`, user, another)
+	s.work()
+
 	month := ask[time.Time](s, "SELECT date_trunc('month', now())")
 	questions := map[string]question{
 		"One user's usage": {
@@ -139,6 +150,25 @@ func TestReportingPage(t *testing.T) {
 			`SELECT created_at, organization_id, user_id, alert_threshold, percent, reason
 			 FROM alerts WHERE date_trunc('month', created_at) = $1 AND reason = 'period_closed' ORDER BY 1, 3, 4`,
 		},
+	}
+	for heading, q := range map[string]question{
+		"An organization's budget": {
+			[]any{another},
+			`SELECT sum(tokens_used), 1000, trunc(sum(tokens_used) / 10.0, 1), date_trunc('month', now()) + interval '1 month', true
+			 FROM ai_usage_logs WHERE organization_id = $1 AND created_at >= date_trunc('month', now())`,
+		},
+		"Who has used most of a budget": {
+			[]any{another},
+			`SELECT user_id, sum(tokens_used) FROM ai_usage_logs WHERE organization_id = $1 AND created_at >= date_trunc('month', now())
+			 GROUP BY 1 ORDER BY 2 DESC, 1`,
+		},
+		"A budget's alerts": {
+			[]any{another},
+			`SELECT created_at, alert_threshold, percent_used::numeric(6, 1), 1000, alert_sent, admins_told, reason
+			 FROM tokenalert.budget_alerts WHERE organization_id = $1 ORDER BY 1 DESC, 2 DESC`,
+		},
+	} {
+		questions[heading] = q
 	}
 	const check, replacement = "Is a user below the limit for so many more tokens", "In place of the host's own sums"
 	assert.ElementsMatch(t, slices.Collect(maps.Keys(queries)), append(slices.Collect(maps.Keys(questions)), check, replacement))

@@ -130,7 +130,7 @@ func TestLoadWordsRefuses(t *testing.T) {
 	tests := []struct{ name, file, says string }{
 		{"nothing", "", "holds no texts; a file is named such as es.reached.title, and off is without"},
 		{"hidden ones alone", ".es.reached.title: x", "holds no texts"},
-		{"another name", "README.md: x", "README.md: is no text; files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded or admin; title or message"},
+		{"another name", "README.md: x", "README.md: is no text; files are named LANGUAGE.KIND.PART: es, en or pt; warning, near, reached, exceeded, admin or budget; title or message"},
 		{"a slip", "es.reached.titel: x", "es.reached.titel: is no text; the nearest is es.reached.title"},
 		{"capitals", "EN.near.message: x", "EN.near.message: there are texts in es, en and pt, not in EN"},
 		{"another language", "fr.reached.title: x", "fr.reached.title: there are texts in es, en and pt, not in fr, whose dates and numbers are not known"},
