@@ -34,7 +34,7 @@ func (m *Migrator) preflight(ctx context.Context, conn *pgx.Conn, installed int6
 		problems = append(problems, fmt.Errorf("role %s may not create a schema in database %s; GRANT CREATE ON DATABASE, or migrate as its owner", user, database))
 	}
 	columns := map[string][]string{
-		"ai_usage_logs":      {"user_id", "tokens_used", "created_at"},
+		"ai_usage_logs":      {"user_id", "organization_id", "tokens_used", "created_at"},
 		"users":              {"id", "organization_id", "full_name"},
 		"organizations":      {"id"},
 		"token_limit_alerts": {"id", "user_id", "organization_id", "alert_threshold", "alert_sent", "alert_type", "created_at", "sent_at"},
@@ -104,6 +104,7 @@ var shapes = []struct {
 	notNull       bool
 }{
 	{"ai_usage_logs", "user_id", []string{"uuid"}, true},
+	{"ai_usage_logs", "organization_id", []string{"uuid"}, false},
 	{"ai_usage_logs", "tokens_used", []string{"integer", "bigint", "smallint"}, true},
 	{"ai_usage_logs", "created_at", []string{"timestamp with time zone"}, false},
 	{"users", "id", []string{"uuid"}, true},

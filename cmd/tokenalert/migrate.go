@@ -179,8 +179,8 @@ nor response of ai_usage_logs, and change nothing of the host's but
 token_limit_alerts and notifications. migrate up gives it again where a restore
 has lost it.
 
-With --read, give it instead what reads usage and alerts, for an admin page: the
-views tokenalert.current_usage and tokenalert.alert_history, and no table.`,
+With --read, give it instead what reads usage, budgets and alerts, for an admin
+page: the views (docs/reporting.md), and no table.`,
 		Example: `  psql -c "CREATE ROLE tokenalert LOGIN PASSWORD '…'"
   tokenalert migrate grant tokenalert
   tokenalert migrate grant --read admin_page`,
@@ -202,6 +202,6 @@ views tokenalert.current_usage and tokenalert.alert_history, and no table.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&read, "read", false, "what reads the views tokenalert.current_usage and tokenalert.alert_history, in place of what runs")
+	cmd.Flags().BoolVar(&read, "read", false, "what reads the views of usage, budgets and alerts, in place of what runs")
 	return cmd
 }

@@ -300,7 +300,7 @@ Exit status: 0 changed (or, with --dry-run, said), 1 failed, 2 used wrongly.`,
 		Example: `  tokenalert policy set --organization $ORGANIZATION --thresholds 50,80,100
   tokenalert policy set --user $PERSON --mute-until 72h
   tokenalert policy set --user $PERSON --thresholds 20,40 --dry-run
-  tokenalert policy set --organization $ORGANIZATION --budget 5000000 --budget-reset-day 15`,
+  tokenalert policy set --organization $ORGANIZATION --budget 5000000`,
 		Args: arguments(cobra.NoArgs),
 	}
 	named := addPolicyOf(cmd)
