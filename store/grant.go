@@ -21,7 +21,7 @@ func (m *Migrator) Grant(ctx context.Context, role string) error {
 	})
 }
 
-// GrantRead gives role exactly what reading current_usage and alert_history
+// GrantRead gives role exactly what reading our views
 // takes (see readNeeds) and notes it, as Grant does.
 func (m *Migrator) GrantRead(ctx context.Context, role string) error {
 	return m.granting(ctx, role, func(tx pgx.Tx) error {

@@ -193,7 +193,7 @@ page: the views (docs/reporting.md), and no table.`,
 			defer m.Close()
 			give, can := m.Grant, "run tokenalert"
 			if read {
-				give, can = m.GrantRead, "read tokenalert.current_usage and tokenalert.alert_history"
+				give, can = m.GrantRead, "read usage, budgets and alerts"
 			}
 			if err := give(cmd.Context(), args[0]); err != nil {
 				return err
