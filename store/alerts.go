@@ -55,7 +55,7 @@ type Alert struct {
 	Newest         *time.Time
 	Channels       []string // by which it is delivered, besides the notification
 	ToAdmins       bool     // the admins of the organization are told as well, of what About says
-	About          Candidate
+	About          *Candidate
 	Admins         []AdminNotice
 }
 

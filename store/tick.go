@@ -93,7 +93,8 @@ type Admin struct {
 }
 
 // Decide says what follows for the candidates of a tick at the instant now. It
-// may return fewer than it was given; whoever is left out keeps their marks.
+// may return fewer than it was given; whoever is left out keeps their marks. Of
+// those beyond TickRequest.Decisions it need say no more than whom they are about.
 type Decide func(kind Kind, now time.Time, candidates []Candidate) []Decision
 
 // TickRequest says what to count.

@@ -39,55 +39,41 @@ type rules struct {
 	zone       *time.Location
 	zones      *zones   // those of policies
 	channels   []string // by which alerts are delivered, besides the notification
+	most       int      // decisions that are written, 0: all; of others no more is said than whom they are about
 }
 
 // decideAll is the store.Decide of a tick.
 func (r rules) decideAll(kind store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 	var decisions []store.Decision
-	for _, c := range candidates {
-		if d, changed := r.decide(kind, now, c); changed {
+	for i := range candidates {
+		c := &candidates[i]
+		if r.most > 0 && len(decisions) >= r.most {
+			if _, _, changed := r.crossed(now, c); changed {
+				decisions = append(decisions, decisionOn(c))
+			}
+		} else if d, changed := r.decide(kind, now, c); changed {
 			decisions = append(decisions, d)
 		}
 	}
 	return decisions
 }
 
-// decide judges one user, or budget, and period. A threshold is crossed when usage stands
-// at or above it and its mark is not set. A mark clears when usage falls at
-// least one percentage point below, so that a limit raised by a hair repeats
-// nothing. Of all that are crossed at once, the highest is told.
+// decide judges one user, or budget, and period. Of all thresholds that are
+// crossed at once, the highest is told.
 //
 // Whether the same was told before for the same limit is the database's to say
 // (the unique key); decide knows only the marks.
-func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.Decision, bool) {
-	if now.Before(c.PeriodStart) {
-		return store.Decision{}, false // looked at again when it begins
-	}
-	var crossed []int32
-	marks := slices.Clone(c.Marks)
-	slices.Sort(marks)
-	marks = slices.DeleteFunc(marks, func(m int32) bool { return left(c.TokensUsed, c.TokenLimit, m) })
-	cleared := len(marks) != len(c.Marks)
-	thresholds := r.thresholds
-	if c.Thresholds != nil {
-		thresholds = c.Thresholds
-	}
-	for _, threshold := range thresholds {
-		if reached(c.TokensUsed, c.TokenLimit, threshold) && !slices.Contains(marks, threshold) {
-			crossed = append(crossed, threshold)
-		}
-	}
-	if len(crossed) == 0 && !cleared && c.Stale == 0 {
+func (r rules) decide(kind store.Kind, now time.Time, c *store.Candidate) (store.Decision, bool) {
+	marks, crossed, changed := r.crossed(now, c)
+	if !changed {
 		return store.Decision{}, false
 	}
 	highestMark := int32(0)
 	if len(marks) > 0 {
 		highestMark = marks[len(marks)-1]
 	}
-	decision := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, Marks: append(marks, crossed...), PolicySeen: c.Stale}
-	if c.OfBudget() {
-		decision.OrganizationID = c.OrganizationID
-	}
+	decision := decisionOn(c)
+	decision.Marks, decision.PolicySeen = append(marks, crossed...), c.Stale
 	slices.Sort(decision.Marks)
 	if !now.Before(c.PeriodEnd) && kind != store.Window {
 		// A full count meets periods that ended long before it: nothing was
@@ -106,8 +92,42 @@ func (r rules) decide(kind store.Kind, now time.Time, c store.Candidate) (store.
 	return decision, true
 }
 
+// decisionOn is one that says nothing yet.
+func decisionOn(c *store.Candidate) store.Decision {
+	d := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart}
+	if c.OfBudget() {
+		d.OrganizationID = c.OrganizationID
+	}
+	return d
+}
+
+// crossed are the marks that stay, ascending, and the thresholds that are newly
+// crossed, and whether there is anything to decide. A threshold is crossed when
+// usage stands at or above it and its mark is not set. A mark clears when usage
+// falls at least one percentage point below, so that a limit raised by a hair
+// repeats nothing.
+func (r rules) crossed(now time.Time, c *store.Candidate) (marks, crossed []int32, changed bool) {
+	if now.Before(c.PeriodStart) {
+		return nil, nil, false // looked at again when it begins
+	}
+	marks = slices.Clone(c.Marks)
+	slices.Sort(marks)
+	marks = slices.DeleteFunc(marks, func(m int32) bool { return left(c.TokensUsed, c.TokenLimit, m) })
+	cleared := len(marks) != len(c.Marks)
+	thresholds := r.thresholds
+	if c.Thresholds != nil {
+		thresholds = c.Thresholds
+	}
+	for _, threshold := range thresholds {
+		if reached(c.TokensUsed, c.TokenLimit, threshold) && !slices.Contains(marks, threshold) {
+			crossed = append(crossed, threshold)
+		}
+	}
+	return marks, crossed, len(crossed) > 0 || cleared || c.Stale != 0
+}
+
 // reason is why threshold is not told, whatever happens to the others.
-func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, threshold int32) Reason {
+func (r rules) reason(kind store.Kind, now time.Time, c *store.Candidate, threshold int32) Reason {
 	switch {
 	case !now.Before(c.PeriodEnd):
 		return ReasonPeriodClosed
@@ -123,7 +143,7 @@ func (r rules) reason(kind store.Kind, now time.Time, c store.Candidate, thresho
 	return ReasonNone
 }
 
-func (r rules) alert(now time.Time, c store.Candidate, threshold int32, reason Reason) store.Alert {
+func (r rules) alert(now time.Time, c *store.Candidate, threshold int32, reason Reason) store.Alert {
 	subject := c.UserID.String()
 	if c.OfBudget() {
 		subject = "budget " + c.OrganizationID.String()
@@ -197,7 +217,7 @@ func (r rules) tellAdmins(now time.Time, a *store.Alert, admins []store.Admin) {
 func AdminNotificationID(users, admin uuid.UUID) uuid.UUID { return uuid.NewSHA1(users, admin[:]) }
 
 // zoneOf is whose dates a message names.
-func (r rules) zoneOf(c store.Candidate) *time.Location {
+func (r rules) zoneOf(c *store.Candidate) *time.Location {
 	if c.TimeZone == nil {
 		return r.zone
 	}

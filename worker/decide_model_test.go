@@ -200,7 +200,7 @@ func TestEachCrossingHasTheReasonThatStands(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, kind, now := someRules(t), someKind(t), someInstant(t)
 		c := someCandidate(t, r)
-		d, _ := r.decide(kind, now, c)
+		d, _ := r.decide(kind, now, &c)
 		want := reasons(r, kind, state{now, c.PeriodStart, c.PeriodEnd, c.TokensUsed, c.TokenLimit}, c.Marks, c.Told)
 		if now.Before(c.PeriodStart) || !now.Before(c.PeriodEnd) && kind != store.Window {
 			want = map[int32]string{}
@@ -277,7 +277,7 @@ func TestAMessageGivesTheTruePercentage(t *testing.T) {
 		r.words = BuiltInWords(lang)
 		c := someCandidate(t, r)
 		c.FullName = rapid.SampledFrom([]string{"Ana", "", "100% Ana", "99.9 %", "%d"}).Draw(t, "name")
-		d, _ := r.decide(store.Window, midMay, c)
+		d, _ := r.decide(store.Window, midMay, &c)
 		for _, a := range d.Alerts {
 			if a.Reason != "" {
 				assert.Empty(t, a.Title+a.Body, "written for nobody")

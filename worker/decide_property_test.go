@@ -78,7 +78,7 @@ func TestMarksAreAFunctionOfUsage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, now := someRules(t), someInstant(t)
 		c := someCandidate(t, r)
-		d, changed := r.decide(someKind(t), now, c)
+		d, changed := r.decide(someKind(t), now, &c)
 		if now.Before(c.PeriodStart) {
 			assert.False(t, changed)
 			return
@@ -102,7 +102,7 @@ func TestEveryCrossedThresholdIsRecordedAndTheHighestTold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, kind, now := someRules(t), someKind(t), someInstant(t)
 		c := someCandidate(t, r)
-		d, changed := r.decide(kind, now, c)
+		d, changed := r.decide(kind, now, &c)
 		var crossed, recorded, told []int32
 		for _, threshold := range r.thresholds {
 			if stands(c, threshold) && !slices.Contains(c.Marks, threshold) {
@@ -161,12 +161,12 @@ func TestDecidingAgainYieldsNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, kind, now := someRules(t), someKind(t), someInstant(t)
 		c := someCandidate(t, r)
-		d, changed := r.decide(kind, now, c)
+		d, changed := r.decide(kind, now, &c)
 		if !changed {
 			return
 		}
 		c.Marks = d.Marks
-		again, changed := r.decide(kind, now, c)
+		again, changed := r.decide(kind, now, &c)
 		assert.False(t, changed, "%v", again)
 	})
 }
@@ -185,7 +185,7 @@ func TestAThresholdIsToldAgainOnlyAfterItWasLeft(t *testing.T) {
 			} else {
 				c.TokensUsed = rapid.Int64Range(0, 3000).Draw(t, "used")
 			}
-			d, changed := r.decide(store.Window, midMay, c)
+			d, changed := r.decide(store.Window, midMay, &c)
 			if changed {
 				c.Marks = d.Marks
 			}

@@ -99,7 +99,7 @@ func TestDecideCrossings(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			for _, kind := range []store.Kind{store.Window, store.Full, store.First} {
-				d, changed := usualRules().decide(kind, midMay, tt.c)
+				d, changed := usualRules().decide(kind, midMay, &tt.c)
 				assert.Equal(t, tt.want, inWords(d, changed), kind)
 			}
 		})
@@ -134,7 +134,7 @@ func TestDecideMarks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			before := slices.Clone(tt.c.Marks)
-			d, changed := usualRules().decide(store.Window, midMay, tt.c)
+			d, changed := usualRules().decide(store.Window, midMay, &tt.c)
 			assert.Equal(t, tt.want, inWords(d, changed))
 			assert.Equal(t, before, tt.c.Marks, "the candidate is only read")
 		})
@@ -210,7 +210,7 @@ func TestDecideReasons(t *testing.T) {
 			if tt.change != nil {
 				tt.change(&r)
 			}
-			d, changed := r.decide(tt.kind, tt.now, tt.c)
+			d, changed := r.decide(tt.kind, tt.now, &tt.c)
 			assert.Equal(t, tt.want, inWords(d, changed))
 		})
 	}
@@ -233,7 +233,7 @@ func TestDecideFillsInTheAlert(t *testing.T) {
 	c := inMay(9876, 10000)
 	newest := midMay.Add(-time.Second)
 	c.Newest = &newest
-	d, changed := usualRules().decide(store.Window, midMay, c)
+	d, changed := usualRules().decide(store.Window, midMay, &c)
 	require.True(t, changed)
 	assert.Equal(t, c.UserID, d.UserID)
 	assert.Equal(t, c.PeriodStart, d.PeriodStart)
@@ -261,7 +261,7 @@ func TestAlertIDsFollowTheUniqueKey(t *testing.T) {
 	of := func(change func(*store.Candidate)) store.Alert {
 		c := inMay(850, 1000)
 		change(&c)
-		d, _ := usualRules().decide(store.Window, midMay, c)
+		d, _ := usualRules().decide(store.Window, midMay, &c)
 		return d.Alerts[0]
 	}
 	first := of(func(*store.Candidate) {})

@@ -188,7 +188,7 @@ func TestMessagesMakeSense(t *testing.T) {
 		c.PeriodStart = time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 28).Draw(t, "day"), 0, 0, 0, 0, r.zone)
 		c.PeriodEnd = c.PeriodStart.AddDate(0, 1, 0)
 		now := c.PeriodStart.Add(time.Duration(rapid.Int64Range(0, int64(c.PeriodEnd.Sub(c.PeriodStart))-1).Draw(t, "passed")))
-		d, _ := r.decide(store.Window, now, c)
+		d, _ := r.decide(store.Window, now, &c)
 		for _, a := range d.Alerts {
 			if a.Reason != "" {
 				continue

@@ -106,6 +106,9 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		zones:      &l.zones,
 		channels:   l.channels,
 	}
+	if kind == store.Window {
+		r.most = decisionsPerTick
+	}
 	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
 		Kind:      kind,
