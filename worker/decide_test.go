@@ -226,6 +226,20 @@ func TestDecideLeavesOutWhoNeedsNothing(t *testing.T) {
 	assert.Equal(t, " | ", inWords(decisions[1], true))
 }
 
+// Of a crowd, no more is written than a tick takes; the others are named.
+func TestDecideNamesWhomATickDoesNotTake(t *testing.T) {
+	t.Parallel()
+	r := usualRules()
+	r.most = 1
+	crowd := []store.Candidate{inMay(850, 1000), inMay(10, 1000), inMay(850, 1000), inMay(850, 1000, 80), inMay(10, 1000, 80)}
+	decisions := r.decideAll(store.Window, midMay, crowd)
+	require.Len(t, decisions, 3)
+	assert.Equal(t, "80 told | 80", inWords(decisions[0], true))
+	for i, of := range []int{2, 4} {
+		assert.Equal(t, store.Decision{UserID: crowd[of].UserID, PeriodStart: crowd[of].PeriodStart}, decisions[1+i])
+	}
+}
+
 // The ids are part of what is promised: whatever is delivered again, by
 // whichever version, carries the same.
 func TestDecideFillsInTheAlert(t *testing.T) {
