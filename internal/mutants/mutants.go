@@ -75,7 +75,7 @@ var mutants = []mutant{
 		"correction-raises", "TestDesignTriggerErrorsDoNotAbortInserts",
 		"an error in the triggers on corrections aborts the host's statement",
 		[]edit{{
-			"migrations/00005_hooks.sql",
+			"migrations/00008_budgets.sql",
 			`    RAISE WARNING 'tokenalert: correction not recorded, reconcile will find it (%): %', SQLSTATE, SQLERRM;`,
 			`    RAISE;`,
 		}},
