@@ -21,7 +21,7 @@ func anEvent() Event {
 	santiago := time.FixedZone("-03", -3*60*60)
 	return NewEvent(time.Date(2026, 11, 28, 11, 19, 12, 123_456_000, santiago), Alert{
 		AlertID:        uuid.MustParse("6f2c1f0e-6f5b-5d0a-9c53-0f7a4b1f5a11"),
-		UserID:         uuid.MustParse("0b0f6f0a-3f0e-4f8e-8a53-1c1f6f6f2f01"),
+		UserID:         new(uuid.MustParse("0b0f6f0a-3f0e-4f8e-8a53-1c1f6f6f2f01")),
 		OrganizationID: uuid.MustParse("5c7d7c4e-2f8a-4d55-9a44-7f2b7f1a9e02"),
 		Threshold:      90, TokensUsed: 91_250, TokenLimit: 100_000, PercentUsed: 912,
 		PeriodStart: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
