@@ -162,7 +162,8 @@ func TestDeliveriesOfNobody(t *testing.T) {
 	w.terminate()
 }
 
-// Of two deliveries of one alert, one may be to an admin.
+// Of two deliveries of one alert, one may be to an admin; of a budget's, all are or
+// are webhooks. What somebody else wrote into the queue has no alert.
 func TestPrintDeliveries(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2027, time.March, 1, 12, 0, 0, 0, time.UTC)
@@ -171,10 +172,14 @@ func TestPrintDeliveries(t *testing.T) {
 	require.NoError(t, printDeliveries(&b, []store.DeliveryStatus{
 		{ID: 8, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryRetrying, UserID: &user, Admin: &admin, Threshold: new(int32(90)), Attempts: 2, CreatedAt: now.Add(-30 * time.Second), NextAt: new(now.Add(20 * time.Second)), Error: "smtp: \x1b[2J"},
 		{ID: 7, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryWaiting, UserID: &user, Threshold: new(int32(90)), CreatedAt: now.Add(-3 * time.Minute), NextAt: new(now)},
+		{ID: 6, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryDelivered, OfBudget: &user, Admin: &admin, Threshold: new(int32(100)), Attempts: 1, CreatedAt: now.Add(-3 * time.Minute)},
+		{ID: 5, Channel: "x", State: store.DeliveryFailed, CreatedAt: now.Add(-3 * time.Minute)},
 	}, now))
 	lines := strings.Split(b.String(), "\n")
 	assert.Equal(t, []string{"8", "email", "retrying", "2", user.String(), admin.String(), "90", "%", alert.String(), "30", "s", "in", "20", "s", "smtp:", "[2J"}, strings.Fields(lines[1]))
 	assert.Equal(t, []string{"7", "email", "waiting", "0", user.String(), "90", "%", alert.String(), "3", "min"}, strings.Fields(lines[2]))
+	assert.Equal(t, []string{"6", "email", "delivered", "1", "budget", "of", user.String(), admin.String(), "100", "%", alert.String(), "3", "min"}, strings.Fields(lines[3]))
+	assert.Equal(t, []string{"5", "x", "failed", "0", "(gone)", "(none)", "3", "min"}, strings.Fields(lines[4]))
 }
 
 // Who may not write to the queue is told so.
