@@ -112,7 +112,7 @@ func TestABudgetByEachChannel(t *testing.T) {
 	assert.Equal(t, alert.String(), data["alert_id"])
 	assert.Equal(t, s.org.String(), data["organization_id"])
 	assert.NotContains(t, data, "user_id")
-	assert.EqualValues(t, []any{80.0, 850.0, 1000.0, 85.0}, []any{data["threshold"], data["tokens_used"], data["token_limit"], data["percent_used"]})
+	assert.Equal(t, []any{80.0, 850.0, 1000.0, 85.0}, []any{data["threshold"], data["tokens_used"], data["token_limit"], data["percent_used"]})
 	assert.Equal(t, "es", data["language"])
 	assert.Equal(t, "🏢 Tu organización ha usado el 80% de sus tokens de IA", data["title"])
 	assert.Contains(t, data["message"], "Hola: tu organización ha usado 850 tokens")
@@ -194,8 +194,7 @@ func TestABudgetOfFormerAdmins(t *testing.T) {
 	assert.Empty(t, r.lines(worker.EventDeliveryFailed))
 }
 
-// A budget that is removed meanwhile leaves what it told, also where dates of the
-// policy are those of no zone any more.
+// A budget that is removed meanwhile leaves on its way what it has told.
 func TestABudgetThatIsRemovedMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

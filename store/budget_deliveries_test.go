@@ -62,7 +62,7 @@ func TestAlertOfABudget(t *testing.T) {
 	assert.Equal(t, uuid.Nil, a.UserID)
 	assert.Equal(t, s.org, a.OrganizationID)
 	assert.Equal(t, admin, a.Admin.UserID)
-	assert.EqualValues(t, []int64{80, 850, 1000}, []int64{int64(a.Threshold), a.TokensUsed, a.TokenLimit})
+	assert.Equal(t, []int64{80, 850, 1000}, []int64{int64(a.Threshold), a.TokensUsed, a.TokenLimit})
 	assert.Equal(t, new("pt"), a.OrganizationLanguage)
 	assert.Equal(t, new("America/Santiago"), a.TimeZone)
 	require.NotNil(t, alert(store.ChannelWebhook, nil))
