@@ -31,8 +31,6 @@ type attempts struct {
 	next     sync.Map // job's id: time of the next attempt, from tell to NextRetry
 }
 
-var errGone = errors.New("the alert is gone, with its user")
-
 // Work delivers one alert by one channel. What it returns is for River: nil
 // completes the job, a cancellation ends it, anything else has it tried again.
 func (w *attempts) Work(ctx context.Context, job *river.Job[store.Delivery]) error {
@@ -40,7 +38,7 @@ func (w *attempts) Work(ctx context.Context, job *river.Job[store.Delivery]) err
 	a, err := w.queue.Alert(ctx, job.Args)
 	switch {
 	case err == nil && a == nil:
-		return river.JobCancel(errGone) // nobody is left to be told: no failure
+		return river.JobCancel(store.ErrNobody) // no failure
 	case err == nil:
 		err = w.deliver(ctx, job.Args.Channel, a)
 	}
@@ -69,7 +67,11 @@ func (w *attempts) tell(job *river.Job[store.Delivery], a *store.ToldAlert, err 
 	if job.Args.Admin != nil {
 		fields = append(fields, zap.Stringer("admin", job.Args.Admin))
 	}
-	if a != nil {
+	switch {
+	case a == nil:
+	case a.Budget:
+		fields = append(fields, zap.Stringer("organization", a.OrganizationID), zap.Int32("threshold", a.Threshold))
+	default:
 		fields = append(fields, zap.Stringer("user", a.UserID), zap.Int32("threshold", a.Threshold))
 	}
 	age := time.Since(job.CreatedAt)

@@ -200,6 +200,7 @@ type receiver struct {
 
 type hook struct {
 	id   string
+	kind string
 	data map[string]any
 }
 
@@ -215,11 +216,12 @@ func (s *site) receives(answer func(http.ResponseWriter, *http.Request)) *receiv
 func (rec *receiver) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	var event struct {
+		Type string         `json:"type"`
 		Data map[string]any `json:"data"`
 	}
 	_ = json.Unmarshal(body, &event)
 	rec.mu.Lock()
-	rec.got = append(rec.got, hook{r.Header.Get("webhook-id"), event.Data})
+	rec.got = append(rec.got, hook{r.Header.Get("webhook-id"), event.Type, event.Data})
 	rec.mu.Unlock()
 	if rec.answer != nil {
 		rec.answer(w, r)

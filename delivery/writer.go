@@ -51,16 +51,20 @@ func (w Writer) Email(a *store.ToldAlert, r *store.Recipient) (email.Content, []
 	}, own)
 }
 
-// Event is an alert as a webhook posts it.
+// Event is an alert as a webhook posts it. That of a budget names no user.
 func (w Writer) Event(a *store.ToldAlert) webhook.Event {
 	n := w.notice(a)
 	n.FullName = "" // a name leaves the site by e-mail alone
 	title, message, _ := w.texts(n)
 	alert := webhook.Alert{
-		AlertID: a.ID, UserID: a.UserID, OrganizationID: a.OrganizationID, Threshold: a.Threshold, TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+		AlertID: a.ID, OrganizationID: a.OrganizationID, Threshold: a.Threshold, TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PercentUsed: webhook.Tenths(worker.PercentTenths(a.TokensUsed, a.TokenLimit)), PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd,
 		Title: title, Message: message, Link: cmp.Or(w.Channels.link(), w.Channels.Link), Language: string(w.Words.LanguageOf(n)),
 	}
+	if a.Budget {
+		return webhook.NewBudgetEvent(a.CreatedAt, alert)
+	}
+	alert.UserID = &a.UserID
 	if w.Test {
 		return webhook.NewTest(a.CreatedAt, alert)
 	}
@@ -69,11 +73,14 @@ func (w Writer) Event(a *store.ToldAlert) webhook.Event {
 
 func (w Writer) notice(a *store.ToldAlert) worker.Notice {
 	n := worker.Notice{
-		FullName: a.FullName, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
+		FullName: a.FullName, Budget: a.Budget, Language: a.Language, OrganizationLanguage: a.OrganizationLanguage, Threshold: int(a.Threshold), TokensUsed: a.TokensUsed, TokenLimit: a.TokenLimit,
 		PeriodStart: a.PeriodStart, PeriodEnd: a.PeriodEnd, Now: a.CreatedAt, Zone: w.Zone,
 	}
 	if a.Admin != nil {
-		n.About, n.FullName, n.Language = &a.FullName, "", a.Admin.Language
+		n.FullName, n.Language = "", a.Admin.Language
+		if !a.Budget {
+			n.About = &a.FullName
+		}
 		if a.Admin.FullName != nil {
 			n.FullName = *a.Admin.FullName
 		}

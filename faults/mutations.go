@@ -67,6 +67,6 @@ var mutations = []mutation{
 	}},
 	{"never-at-first", "a first attempt counts as failed, though it has arrived", []overlay.Edit{{
 		File: "delivery/attempt.go", Old: "	return w.tell(job, a, err, began)",
-		New: "	if err == nil && job.Attempt == 1 {\n		err = errGone\n	}\n	return w.tell(job, a, err, began)",
+		New: "	if err == nil && job.Attempt == 1 {\n		err = store.ErrNobody\n	}\n	return w.tell(job, a, err, began)",
 	}}},
 }

@@ -216,6 +216,70 @@ END
 $do$;
 -- +goose StatementEnd
 
+-- recipient: as in 00007, and of a budget's alert whichever admin of the organization
+-- the job says that runs. It outlives `down` to 00007, where there are no budgets.
+-- +goose StatementBegin
+DO $do$
+DECLARE
+    host text; -- the schema of the host's tables
+    users text;
+    organizations text;
+BEGIN
+    SELECT format('%I', n.nspname), format('%I.%I', n.nspname, c.relname) INTO host, users
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('users');
+    SELECT format('%I.%I', n.nspname, c.relname) INTO organizations
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('organizations');
+    EXECUTE format($sql$
+        CREATE OR REPLACE FUNCTION tokenalert.recipient(alert uuid, told uuid)
+        RETURNS TABLE (email text, organization_name text, server jsonb, template jsonb)
+        LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        AS $body$
+        DECLARE
+            recipient_id uuid;
+            organization uuid;
+            own_words text := 'token_limit_alert';
+        BEGIN
+            IF NOT EXISTS (SELECT FROM tokenalert.river_job j
+                WHERE j.state = 'running' AND j.kind = 'delivery' AND j.queue = 'email'
+                  AND j.args ->> 'alert_id' = alert::text AND (j.args ->> 'admin') IS NOT DISTINCT FROM told::text) THEN
+                RETURN;
+            END IF;
+            SELECT coalesce(told, a.user_id), a.organization_id INTO recipient_id, organization FROM %1$s a WHERE a.id = alert;
+            IF NOT FOUND AND told IS NOT NULL AND to_regclass('tokenalert.budget_alerts') IS NOT NULL THEN
+                SELECT told, a.organization_id INTO recipient_id, organization FROM tokenalert.budget_alerts a WHERE a.id = alert;
+                own_words := 'token_budget_alert';
+            END IF;
+            IF told IS NOT NULL AND NOT EXISTS (SELECT FROM tokenalert.admins(organization) m WHERE m.user_id = told) THEN
+                RETURN;
+            END IF;
+            SELECT u.email::text INTO recipient.email FROM %2$s u WHERE u.id = recipient_id;
+            IF NOT FOUND THEN
+                RETURN;
+            END IF;
+            SELECT o.name::text INTO recipient.organization_name FROM %3$s o WHERE o.id = organization;
+            IF to_regclass(%4$L || '.organization_email_services') IS NOT NULL THEN
+                EXECUTE 'SELECT jsonb_build_object(''host'', s.smtp_host, ''port'', s.smtp_port, ''from'', s.smtp_from,
+                        ''username'', s.smtp_username, ''password'', s.smtp_password, ''starttls'', s.smtp_starttls)
+                    FROM ' || %4$L || '.organization_email_services s
+                    WHERE s.organization_id = $1 AND s.is_enabled AND s.is_default AND s.service_type = ''smtp'' LIMIT 1'
+                INTO recipient.server USING organization;
+            END IF;
+            IF to_regclass(%4$L || '.organization_email_templates') IS NOT NULL THEN
+                EXECUTE 'SELECT jsonb_build_object(''subject'', t.subject_template, ''body'', t.body_template, ''html'', t.is_html)
+                    FROM ' || %4$L || '.organization_email_templates t
+                    WHERE t.organization_id = $1 AND t.is_enabled AND t.template_key = $2 LIMIT 1'
+                INTO recipient.template USING organization, own_words;
+            END IF;
+            RETURN NEXT;
+        END
+        $body$ $sql$,
+        (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = to_regclass('token_limit_alerts')),
+        users, organizations, host);
+END
+$do$;
+-- +goose StatementEnd
+
 -- What the host reads of budgets. As in 00007, the views read as their owner.
 CREATE VIEW tokenalert.current_budgets AS
 SELECT b.organization_id,

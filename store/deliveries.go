@@ -14,6 +14,8 @@ import (
 // of now.
 type ToldAlert struct {
 	ID, UserID, OrganizationID, NotificationID uuid.UUID
+	// Budget is whether it is of the organization's budget, and so of no user.
+	Budget bool
 
 	Threshold              int32 // percent
 	TokensUsed, TokenLimit int64
@@ -22,14 +24,33 @@ type ToldAlert struct {
 	FullName               string
 	Language               *string
 	OrganizationLanguage   *string // for who has none
-	TimeZone               *string // of a policy; nil: that of the settings
+	TimeZone               *string // of a policy, or of the budget; nil: that of the settings
 	// Admin is who is told of it, nil where that is the user.
 	Admin *Admin
 }
 
+// ErrNobody ends a delivery that is no failure: nobody is left to be told. The
+// queue keeps its text, by which what was given up is told from it.
+var ErrNobody = errors.New("nobody is left to be told: the alert is gone, with its user, or the admin is none any more")
+
 // Alert returns an alert that is to be delivered, nil where it is gone: its user
 // has been deleted, or who is told of it is no admin any more.
 func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
+	a, err := q.alertOfUser(ctx, d)
+	// Of a budget nobody is told but admins, and a webhook.
+	if err == nil && a == nil && (d.Admin != nil || d.Channel == ChannelWebhook) {
+		a, err = q.alertOfBudget(ctx, d)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the alert: %w", err)
+	}
+	if a == nil || d.Admin != nil && a.Admin == nil {
+		return nil, nil
+	}
+	return a, nil
+}
+
+func (q *Queue) alertOfUser(ctx context.Context, d Delivery) (*ToldAlert, error) {
 	a := ToldAlert{ID: d.AlertID}
 	var name *string
 	err := q.store.pool.QueryRow(ctx, `
@@ -43,16 +64,34 @@ func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
 			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && d.Admin != nil && a.Admin == nil {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the alert: %w", err)
-	}
 	if name != nil {
 		a.FullName = *name
 	}
-	return &a, nil
+	return orNone(&a, err)
+}
+
+// alertOfBudget goes by the zone that the budget has now, and where it has none
+// any more by the organization's.
+func (q *Queue) alertOfBudget(ctx context.Context, d Delivery) (*ToldAlert, error) {
+	a := ToldAlert{ID: d.AlertID, Budget: true}
+	err := q.store.pool.QueryRow(ctx, `
+		SELECT a.organization_id, a.notification_id, a.alert_threshold,
+		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
+		       a.period_start, a.period_end, a.created_at, o.language, coalesce(b.time_zone, o.time_zone),
+		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
+		FROM tokenalert.budget_alerts a LEFT JOIN tokenalert.budgets b ON b.organization_id = a.organization_id
+		LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
+		WHERE a.id = $1 AND a.alert_sent`, d.AlertID, d.Admin).
+		Scan(&a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)
+	return orNone(&a, err)
+}
+
+func orNone(a *ToldAlert, err error) (*ToldAlert, error) {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return a, err
 }
 
 // A Recipient is whom an e-mail goes to, and by what.
@@ -147,13 +186,14 @@ func DeliveryStates() []string {
 
 // A DeliveryStatus is how far one delivery has come.
 type DeliveryStatus struct {
-	ID         int64      `json:"id"` // of River's job
-	AlertID    uuid.UUID  `json:"alert"`
+	ID         int64      `json:"id"`    // of River's job
+	AlertID    *uuid.UUID `json:"alert"` // nil: somebody else wrote the job
 	Channel    string     `json:"channel"`
 	State      string     `json:"state"`
-	UserID     *uuid.UUID `json:"user"`      // whose alert it is; nil: it is gone
-	Admin      *uuid.UUID `json:"admin"`     // who is told of it; nil: the user
-	Threshold  *int32     `json:"threshold"` // percent
+	UserID     *uuid.UUID `json:"user"`         // whose alert it is; nil: a budget's, or it is gone
+	OfBudget   *uuid.UUID `json:"organization"` // whose budget's alert it is; nil: a user's, or it is gone
+	Admin      *uuid.UUID `json:"admin"`        // who is told of it; nil: the user, or of a budget a webhook
+	Threshold  *int32     `json:"threshold"`    // percent
 	Attempts   int        `json:"attempts"`
 	CreatedAt  time.Time  `json:"created_at"`
 	NextAt     *time.Time `json:"next_at"`     // of the next attempt, where there will be one
@@ -165,23 +205,32 @@ type DeliveryStatus struct {
 type DeliveryFilter struct {
 	State, Channel string
 	User           *uuid.UUID
-	Limit          int // 0: all
+	OfBudget       *uuid.UUID // of this organization
+	Limit          int        // 0: all
 }
 
 // deliveryState is how we call River's states (rivertype.JobState).
 const deliveryState = `CASE j.state::text WHEN 'completed' THEN 'delivered' WHEN 'cancelled' THEN 'failed' WHEN 'discarded' THEN 'failed'
 	WHEN 'running' THEN 'running' WHEN 'retryable' THEN 'retrying' ELSE CASE WHEN j.attempt > 0 THEN 'retrying' ELSE 'waiting' END END`
 
+// argument is an id among a job's arguments, and NULL where that is none: whoever
+// may write jobs may write anything.
+func argument(name string) string {
+	return `CASE WHEN j.args ->> '` + name + `' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN (j.args ->> '` + name + `')::uuid END`
+}
+
 // Deliveries lists deliveries, the newest first, as long as River keeps them.
 func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryStatus, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT j.id, (j.args ->> 'alert_id')::uuid, j.queue, `+deliveryState+`, a.user_id, (j.args ->> 'admin')::uuid, a.alert_threshold, j.attempt, j.created_at,
+		SELECT j.id, j.alert, j.queue, `+deliveryState+`, a.user_id, b.organization_id, `+argument("admin")+`,
+		       coalesce(a.alert_threshold, b.alert_threshold), j.attempt, j.created_at,
 		       CASE WHEN j.finalized_at IS NULL AND j.state <> 'running' THEN j.scheduled_at END, j.finalized_at,
 		       coalesce(`+lastError+`, '')
-		FROM tokenalert.river_job j LEFT JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid
-		WHERE j.kind = 'delivery' AND ($1 = '' OR `+deliveryState+` = $1) AND ($2 = '' OR j.queue = $2)
-		  AND ($3::uuid IS NULL OR a.user_id = $3)
-		ORDER BY j.id DESC LIMIT nullif($4::bigint, 0)`, f.State, f.Channel, f.User, f.Limit)
+		FROM (SELECT j.*, `+argument("alert_id")+` AS alert FROM tokenalert.river_job j WHERE j.kind = 'delivery') j
+		LEFT JOIN token_limit_alerts a ON a.id = j.alert LEFT JOIN tokenalert.budget_alerts b ON b.id = j.alert
+		WHERE ($1 = '' OR `+deliveryState+` = $1) AND ($2 = '' OR j.queue = $2)
+		  AND ($3::uuid IS NULL OR a.user_id = $3) AND ($5::uuid IS NULL OR b.organization_id = $5)
+		ORDER BY j.id DESC LIMIT nullif($4::bigint, 0)`, f.State, f.Channel, f.User, f.Limit, f.OfBudget)
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,13 +33,25 @@ FROM (SELECT *, clock_timestamp() - greatest(created_at, (metadata ->> 'retried_
 GROUP BY queue ORDER BY queue`
 
 // givenUp counts, by channel, what failed for good in the last day, with the last
-// error. What ended because its alert is gone is no failure.
-const givenUp = `
+// error.
+func givenUp(alerts ...string) string {
+	return `
 SELECT queue, count(*), coalesce((array_agg(` + lastError + ` ORDER BY finalized_at DESC))[1], '')
 FROM tokenalert.river_job j
 WHERE state IN ('cancelled', 'discarded') AND finalized_at > clock_timestamp() - interval '1 day' AND kind = 'delivery'
-  AND EXISTS (SELECT FROM %s a WHERE a.id = (j.args ->> 'alert_id')::uuid)
+  AND ` + isFailure(alerts...) + `
 GROUP BY queue ORDER BY queue`
+}
+
+// isFailure is whether j, a job that ended without being delivered, is one: its
+// alert is in one of some tables, and somebody is left to be told ($1: ErrNobody).
+func isFailure(alerts ...string) string {
+	found := make([]string, len(alerts))
+	for i, table := range alerts {
+		found[i] = "EXISTS (SELECT FROM " + table + " a WHERE a.id = " + argument("alert_id") + ")"
+	}
+	return lastError + " IS DISTINCT FROM $1 AND (" + strings.Join(found, " OR ") + ")"
+}
 
 // delivering counts the sessions of replicas that deliver, each of which keeps one
 // that listens.
@@ -66,7 +79,15 @@ func examineDeliveries(ctx context.Context, e *examination, tx pgx.Tx, x *Examin
 	if err := findOnTheirWay(ctx, tx, x, sessions > 0); err != nil {
 		return err
 	}
-	return findGivenUp(ctx, tx, x, e.host["token_limit_alerts"].name)
+	alerts := []string{e.host["token_limit_alerts"].name}
+	var budgets bool // which an older schema does not have
+	if err := tx.QueryRow(ctx, `SELECT to_regclass('tokenalert.budget_alerts') IS NOT NULL`).Scan(&budgets); err != nil {
+		return err
+	}
+	if budgets {
+		alerts = append(alerts, "tokenalert.budget_alerts")
+	}
+	return findGivenUp(ctx, tx, x, alerts)
 }
 
 func findOnTheirWay(ctx context.Context, tx pgx.Tx, x *Examined, anybody bool) error {
@@ -98,8 +119,8 @@ func findOnTheirWay(ctx context.Context, tx pgx.Tx, x *Examined, anybody bool) e
 	return err
 }
 
-func findGivenUp(ctx context.Context, tx pgx.Tx, x *Examined, alerts string) error {
-	rows, err := tx.Query(ctx, fmt.Sprintf(givenUp, alerts))
+func findGivenUp(ctx context.Context, tx pgx.Tx, x *Examined, alerts []string) error {
+	rows, err := tx.Query(ctx, givenUp(alerts...), ErrNobody.Error())
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,9 @@ var needed = []string{
 	"INSERT (title) ON notifications",
 	"INSERT (user_id) ON notifications",
 	"INSERT ON token_limit_alerts",
+	"INSERT ON tokenalert.budget_alerts",
+	"INSERT ON tokenalert.budget_periods",
+	"INSERT ON tokenalert.budget_shares",
 	"INSERT ON tokenalert.recounts",
 	"INSERT ON tokenalert.river_job",
 	"INSERT ON tokenalert.river_leader",
@@ -77,12 +80,17 @@ var needed = []string{
 	"SELECT (full_name) ON users",
 	"SELECT (id) ON users",
 	"SELECT (language) ON users",
+	"SELECT (organization_id) ON ai_usage_logs",
 	"SELECT (organization_id) ON users",
 	"SELECT (tokens_used) ON ai_usage_logs",
 	"SELECT (user_id) ON ai_usage_logs",
 	"SELECT (xact_id) ON ai_usage_logs",
 	"SELECT ON SEQUENCE tokenalert.doorbell",
 	"SELECT ON token_limit_alerts",
+	"SELECT ON tokenalert.budget_alerts",
+	"SELECT ON tokenalert.budget_periods",
+	"SELECT ON tokenalert.budget_shares",
+	"SELECT ON tokenalert.budgets",
 	"SELECT ON tokenalert.goose_db_version",
 	"SELECT ON tokenalert.policies",
 	"SELECT ON tokenalert.recounts",
@@ -93,7 +101,10 @@ var needed = []string{
 	"SELECT ON tokenalert.ticks",
 	"SELECT ON tokenalert.usage_periods",
 	"SELECT ON tokenalert.user_limits",
+	"UPDATE (counted) ON tokenalert.budgets",
 	"UPDATE ON SEQUENCE tokenalert.doorbell",
+	"UPDATE ON tokenalert.budget_periods",
+	"UPDATE ON tokenalert.budget_shares",
 	"UPDATE ON tokenalert.river_job",
 	"UPDATE ON tokenalert.river_leader",
 	"UPDATE ON tokenalert.river_queue",
@@ -123,6 +134,10 @@ func TestTheRuntimeRoleHasExactlyTheseGrants(t *testing.T) {
 func (s *site) duties(ctx context.Context, role string) error {
 	user := s.user(0)
 	s.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES ($1, now(), 'test')", user)
+	s.exec(`INSERT INTO tokenalert.policies (organization_id, budget, added, version, changed_at) VALUES ($1, 1000, '{}', 0, now())
+		ON CONFLICT (organization_id) DO NOTHING`, s.org)
+	s.exec("UPDATE tokenalert.budgets SET counted = false")
+	s.exec("DELETE FROM tokenalert.recounts WHERE cause = 'budget_begins'")
 	st, err := store.Open(s.db.URLs(role))
 	require.NoError(s.t, err)
 	defer st.Close()
@@ -134,6 +149,9 @@ func (s *site) duties(ctx context.Context, role string) error {
 	}
 	periods, err := st.Periods(ctx, "UTC")
 	if err != nil {
+		return err
+	}
+	if _, err = st.BeginBudgets(ctx); err != nil {
 		return err
 	}
 	for _, kind := range []store.Kind{store.First, store.Full, store.Window} {
@@ -152,6 +170,8 @@ func (s *site) duties(ctx context.Context, role string) error {
 				ID: uuid.New(), OrganizationID: s.org, PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(),
 				NotificationID: uuid.New(), Title: "title", Body: "body", Link: "/", Newest: &start,
 				Channels: []string{"email"}, ToAdmins: true,
+			}}}, {OrganizationID: s.org, PeriodStart: start, Marks: []int32{80}, Alerts: []store.Alert{{
+				ID: uuid.New(), PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(), NotificationID: uuid.New(), Channels: []string{"webhook"},
 			}}}}
 		})
 		if err != nil {

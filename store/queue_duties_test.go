@@ -67,6 +67,9 @@ func (s *site) readAndEnd(ctx context.Context, role string, river riverdriver.Ex
 		return err
 	}
 	require.NotNil(s.t, told)
+	if _, err = queue.Alert(ctx, store.Delivery{Channel: store.ChannelWebhook}); err != nil { // none, nor of a budget
+		return err
+	}
 	if _, err = queue.Recipient(ctx, job); err != nil {
 		return err
 	}

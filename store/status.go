@@ -187,16 +187,16 @@ func (st *Status) queueAlerts(batch *pgx.Batch) {
 	})
 }
 
-// queueDeliveries leaves out what ended because its alert is gone, which is no
-// failure.
+// queueDeliveries leaves out what ended because nobody is left to be told, which is
+// no failure.
 func (st *Status) queueDeliveries(batch *pgx.Batch) {
 	batch.Queue(`
 		SELECT count(*) FILTER (WHERE attempt = 0 OR state = 'running'), count(*) FILTER (WHERE attempt > 0 AND state <> 'running'), min(created_at),
-		       (SELECT count(*) FROM tokenalert.river_job f
-		        WHERE f.state IN ('cancelled', 'discarded') AND f.finalized_at > clock_timestamp() - interval '1 day' AND f.kind = 'delivery'
-		          AND EXISTS (SELECT FROM token_limit_alerts a WHERE a.id = (f.args ->> 'alert_id')::uuid))
+		       (SELECT count(*) FROM tokenalert.river_job j
+		        WHERE j.state IN ('cancelled', 'discarded') AND j.finalized_at > clock_timestamp() - interval '1 day' AND j.kind = 'delivery'
+		          AND `+isFailure("token_limit_alerts", "tokenalert.budget_alerts")+`)
 		FROM tokenalert.river_job
-		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind = 'delivery'`).QueryRow(func(row pgx.Row) error {
+		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind = 'delivery'`, ErrNobody.Error()).QueryRow(func(row pgx.Row) error {
 		d := &st.Deliveries
 		return row.Scan(&d.Waiting, &d.Retrying, &d.Oldest, &d.Failed)
 	})

@@ -167,9 +167,9 @@ var Events = []EventDoc{
 	{EventBudgetSuppressed, levelInfo, "An organization stands at or above a threshold of its budget, and nobody was told, for `reason`: as in `alert.suppressed`, or `no_admin` (it has no admin who is not muted, and there is no webhook). Never suppressed from the log.", []string{"organization", "threshold", "percent", "used", "limit", "period_start", "period_end", "reason"}},
 
 	{EventDeliveryStarted, levelInfo, "This worker takes deliveries from the queue, by these channels.", []string{"channels"}},
-	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "delivery_ms", "duration_ms"}},
-	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error", "retry_at"}},
-	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "admin", "threshold", "attempt", "error"}},
+	{EventDeliveryCompleted, levelInfo, "An alert has been handed over to a channel. Never suppressed.", []string{"alert", "channel", "user", "organization", "admin", "threshold", "attempt", "delivery_ms", "duration_ms"}},
+	{EventDeliveryRetried, levelWarn, "An alert could not be handed over; tried again at `retry_at`, with growing pauses, for a day.", []string{"alert", "channel", "user", "organization", "admin", "threshold", "attempt", "error", "retry_at"}},
+	{EventDeliveryFailed, levelError, "An alert is not handed over by this channel: refused for good, or tried for a day. `tokenalert deliveries retry` begins anew. Never suppressed.", []string{"alert", "channel", "user", "organization", "admin", "threshold", "attempt", "error"}},
 	{EventDeliveryQueue, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "The queue of deliveries met an error, mostly with the database, and goes on by itself: what waits in it is not lost. Or the template of an organization has placeholders that nothing is known for.", []string{"reason", "error", "retry_ms"}},
 
 	{EventRecountDone, levelInfo, "Rows, users or limits were corrected, and the periods concerned counted anew.", []string{"users", "periods"}},
@@ -202,7 +202,7 @@ type FieldDoc struct{ Name, Meaning string }
 // EventFields is every field that an event may carry, by name.
 var EventFields = []FieldDoc{
 	{"actual", "tokens that the rows add up to"},
-	{"admin", "id of the admin who is told of the user's alert; without it, the user is"},
+	{"admin", "id of the admin who is told of the alert; without it, its user is, or of a budget a webhook"},
 	{"admins", "how many admins have been told"},
 	{"after", "the value that is in force now"},
 	{"alert", "id of the alert, which is also that of the delivery"},

@@ -15,6 +15,7 @@ type wording struct {
 	printer     *message.Printer
 	decimalSign string
 	pace        string // with %s for the date
+	paceOfOther string // likewise, to an admin
 	date        func(day int, month, year string) string
 	months      [12]string
 }
@@ -24,6 +25,7 @@ var wordings = map[Language]*wording{
 		printer:     message.NewPrinter(language.Spanish),
 		decimalSign: ",",
 		pace:        "A este ritmo alcanzarás tu límite el %s.",
+		paceOfOther: "A este ritmo se alcanzará el límite el %s.",
 		date:        dayOfMonthOfYear,
 		months: [12]string{
 			"enero", "febrero", "marzo", "abril", "mayo", "junio",
@@ -34,6 +36,7 @@ var wordings = map[Language]*wording{
 		printer:     message.NewPrinter(language.English),
 		decimalSign: ".",
 		pace:        "At this pace you will reach your limit on %s.",
+		paceOfOther: "At this pace the limit will be reached on %s.",
 		date: func(day int, month, year string) string {
 			return month + " " + strconv.Itoa(day) + ", " + year
 		},
@@ -46,6 +49,7 @@ var wordings = map[Language]*wording{
 		printer:     message.NewPrinter(language.Portuguese),
 		decimalSign: ",",
 		pace:        "Neste ritmo, você atingirá seu limite em %s.",
+		paceOfOther: "Neste ritmo, o limite será atingido em %s.",
 		date:        dayOfMonthOfYear,
 		months: [12]string{
 			"janeiro", "fevereiro", "março", "abril", "maio", "junho",
@@ -123,9 +127,14 @@ func (f *filling) value(placeholder string) string {
 	case "pace_date":
 		return f.paceDate
 	case "pace":
-		if f.paceDate != "" {
-			return strings.Replace(f.pace, "%s", f.paceDate, 1)
+		if f.paceDate == "" {
+			return ""
 		}
+		sentence := f.pace
+		if f.n.About != nil || f.n.Budget {
+			sentence = f.paceOfOther
+		}
+		return strings.Replace(sentence, "%s", f.paceDate, 1)
 	}
 	return ""
 }

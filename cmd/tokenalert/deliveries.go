@@ -62,13 +62,14 @@ func (c *choice) Set(value string) error {
 
 func newDeliveriesList() *cobra.Command {
 	var limit int
-	var user string
+	var user, organization string
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List deliveries, the newest first",
 		Long: `List deliveries, the newest first: waiting for a worker, running, retrying after a
-failure, delivered, or failed for good; with the last error. Where an admin is
-told of somebody's alert, the admin is named (id). No address is shown.`,
+failure, delivered, or failed for good; with the last error. An alert is about a
+user, or about the budget of an organization (id); where an admin is told of it,
+the admin is named too. No address is shown.`,
 		Example: `  tokenalert deliveries list
   tokenalert deliveries list --state retrying --channel email
   tokenalert deliveries list --state failed -o json | jq length`,
@@ -77,11 +78,15 @@ told of somebody's alert, the admin is named (id). No address is shown.`,
 	state := addChoice(cmd, "state", "only those that have come so far", store.DeliveryStates())
 	channel := addChoice(cmd, "channel", "only those by this channel", delivery.Names())
 	cmd.Flags().StringVar(&user, "user", "", "only those about this user (id)")
+	cmd.Flags().StringVar(&organization, "organization", "", "only those about the budget of this organization (id)")
 	cmd.Flags().IntVar(&limit, "limit", 50, "how many at most; 0 is all")
 	format := addOutputFlag(cmd)
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if _, err := uuid.Parse(user); user != "" && err != nil {
 			return usageError{fmt.Errorf("--user %q is not the id of a user (a UUID); see `%s --help`", user, cmd.CommandPath())}
+		}
+		if _, err := uuid.Parse(organization); organization != "" && err != nil {
+			return usageError{fmt.Errorf("--organization %q is not the id of an organization (a UUID); see `%s --help`", organization, cmd.CommandPath())}
 		}
 		if limit < 0 {
 			return usageError{fmt.Errorf("--limit %d must be 0 or more; see `%s --help`", limit, cmd.CommandPath())}
@@ -92,6 +97,9 @@ told of somebody's alert, the admin is named (id). No address is shown.`,
 		filter := store.DeliveryFilter{State: state.value, Channel: channel.value, Limit: limit}
 		if id, err := uuid.Parse(user); err == nil {
 			filter.User = &id
+		}
+		if id, err := uuid.Parse(organization); err == nil {
+			filter.OfBudget = &id
 		}
 		ctx, stop := untilSignal(cmd.Context())
 		defer stop()
@@ -123,20 +131,29 @@ func printDeliveries(w io.Writer, list []store.DeliveryStatus, now time.Time) er
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tCHANNEL\tSTATE\tATTEMPTS\tUSER\tADMIN\tTHRESHOLD\tALERT\tSINCE\tNEXT\tLAST ERROR") //nolint:errcheck // told by Flush
+	fmt.Fprintln(table, "ID\tCHANNEL\tSTATE\tATTEMPTS\tABOUT\tADMIN\tTHRESHOLD\tALERT\tSINCE\tNEXT\tLAST ERROR") //nolint:errcheck // told by Flush
 	for _, d := range list {
-		user, admin, threshold, next := "(gone)", "", "", ""
-		if d.UserID != nil {
-			user, threshold = d.UserID.String(), fmt.Sprintf("%d %%", *d.Threshold)
+		about, admin, threshold, alert, next := "(gone)", "", "", "(none)", ""
+		switch {
+		case d.UserID != nil:
+			about = d.UserID.String()
+		case d.OfBudget != nil:
+			about = "budget of " + d.OfBudget.String()
+		}
+		if d.Threshold != nil {
+			threshold = fmt.Sprintf("%d %%", *d.Threshold)
 		}
 		if d.Admin != nil {
 			admin = d.Admin.String()
 		}
+		if d.AlertID != nil {
+			alert = d.AlertID.String()
+		}
 		if d.NextAt != nil && d.State == store.DeliveryRetrying {
 			next = "in " + span(max(d.NextAt.Sub(now), 0))
 		}
-		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, plain(d.Channel), d.State, d.Attempts, user, admin, threshold, //nolint:errcheck // as above
-			d.AlertID, span(max(now.Sub(d.CreatedAt), 0)), next, plain(d.Error))
+		fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, plain(d.Channel), d.State, d.Attempts, about, admin, threshold, //nolint:errcheck // as above
+			alert, span(max(now.Sub(d.CreatedAt), 0)), next, plain(d.Error))
 	}
 	return table.Flush()
 }

@@ -63,7 +63,7 @@ func TestDeliveries(t *testing.T) {
 	w.await(worker.EventDeliveryFailed, 2)
 	p.eventually("SELECT count(*) = 4 FROM tokenalert.river_job WHERE finalized_at IS NOT NULL", "the jobs do not end")
 	assert.Equal(t, "zoe@example.org", d.mail.Next(t).To)
-	assert.Equal(t, zoe, d.events()[0].Data.UserID)
+	assert.Equal(t, &zoe, d.events()[0].Data.UserID)
 
 	all := p.listed()
 	require.Len(t, all, 4)
@@ -100,7 +100,7 @@ func TestDeliveries(t *testing.T) {
 	require.Equal(t, 0, status, stderr)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	require.Len(t, lines, 3, stdout)
-	assert.Regexp(t, `^ID +CHANNEL +STATE +ATTEMPTS +USER +ADMIN +THRESHOLD +ALERT +SINCE +NEXT +LAST ERROR$`, lines[0])
+	assert.Regexp(t, `^ID +CHANNEL +STATE +ATTEMPTS +ABOUT +ADMIN +THRESHOLD +ALERT +SINCE +NEXT +LAST ERROR$`, lines[0])
 	for _, line := range lines[1:] {
 		assert.Regexp(t, `^\d+ +(email|webhook) +failed +1 +`+bob.String()+` +90 % +[0-9a-f-]{36} +\d+\.\d s +\S.*$`, line)
 	}
@@ -117,7 +117,7 @@ func TestDeliveries(t *testing.T) {
 	assert.Equal(t, "1 delivery tried again\n", retry(0, id))
 	w.await(worker.EventDeliveryCompleted, 3)
 	p.eventually("SELECT state = 'completed' FROM tokenalert.river_job WHERE id = $1", "the job does not end", failed[delivery.Webhook].ID)
-	assert.Equal(t, bob, d.events()[len(d.events())-1].Data.UserID)
+	assert.Equal(t, &bob, d.events()[len(d.events())-1].Data.UserID)
 	assert.Equal(t, id+" is left as it is: there is none, or it is running, or was delivered\n0 deliveries tried again\n", retry(1, id))
 	assert.Equal(t, "999999 is left as it is: there is none, or it is running, or was delivered\n0 deliveries tried again\n", retry(1, "999999"))
 	assert.Equal(t, "0 deliveries tried again\n", retry(0, "--failed", "--channel", "webhook"))
@@ -162,19 +162,24 @@ func TestDeliveriesOfNobody(t *testing.T) {
 	w.terminate()
 }
 
-// Of two deliveries of one alert, one may be to an admin.
+// Of two deliveries of one alert, one may be to an admin; of a budget's, all are or
+// are webhooks. What somebody else wrote into the queue has no alert.
 func TestPrintDeliveries(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2027, time.March, 1, 12, 0, 0, 0, time.UTC)
 	user, admin, alert := uuid.New(), uuid.New(), uuid.New()
 	var b strings.Builder
 	require.NoError(t, printDeliveries(&b, []store.DeliveryStatus{
-		{ID: 8, AlertID: alert, Channel: delivery.Email, State: store.DeliveryRetrying, UserID: &user, Admin: &admin, Threshold: new(int32(90)), Attempts: 2, CreatedAt: now.Add(-30 * time.Second), NextAt: new(now.Add(20 * time.Second)), Error: "smtp: \x1b[2J"},
-		{ID: 7, AlertID: alert, Channel: delivery.Email, State: store.DeliveryWaiting, UserID: &user, Threshold: new(int32(90)), CreatedAt: now.Add(-3 * time.Minute), NextAt: new(now)},
+		{ID: 8, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryRetrying, UserID: &user, Admin: &admin, Threshold: new(int32(90)), Attempts: 2, CreatedAt: now.Add(-30 * time.Second), NextAt: new(now.Add(20 * time.Second)), Error: "smtp: \x1b[2J"},
+		{ID: 7, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryWaiting, UserID: &user, Threshold: new(int32(90)), CreatedAt: now.Add(-3 * time.Minute), NextAt: new(now)},
+		{ID: 6, AlertID: &alert, Channel: delivery.Email, State: store.DeliveryDelivered, OfBudget: &user, Admin: &admin, Threshold: new(int32(100)), Attempts: 1, CreatedAt: now.Add(-3 * time.Minute)},
+		{ID: 5, Channel: "x", State: store.DeliveryFailed, CreatedAt: now.Add(-3 * time.Minute)},
 	}, now))
 	lines := strings.Split(b.String(), "\n")
 	assert.Equal(t, []string{"8", "email", "retrying", "2", user.String(), admin.String(), "90", "%", alert.String(), "30", "s", "in", "20", "s", "smtp:", "[2J"}, strings.Fields(lines[1]))
 	assert.Equal(t, []string{"7", "email", "waiting", "0", user.String(), "90", "%", alert.String(), "3", "min"}, strings.Fields(lines[2]))
+	assert.Equal(t, []string{"6", "email", "delivered", "1", "budget", "of", user.String(), admin.String(), "100", "%", alert.String(), "3", "min"}, strings.Fields(lines[3]))
+	assert.Equal(t, []string{"5", "x", "failed", "0", "(gone)", "(none)", "3", "min"}, strings.Fields(lines[4]))
 }
 
 // Who may not write to the queue is told so.

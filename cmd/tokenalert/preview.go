@@ -28,12 +28,15 @@ type sample struct {
 	used       int64 // negative: just what reaches each threshold
 	limit      int64
 	name       string
+	kind       worker.Kind // KindAdmin, KindBudget; "": what the user is told
+	about      string      // of KindAdmin: the name of who used the tokens
 }
 
 // What a sample is of, where nobody says otherwise.
 const (
 	sampleLimit        = 100_000
 	sampleName         = "Ana Núñez"
+	sampleAbout        = "Rui Araújo"
 	sampleOrganization = "Colegio Ñandú"
 )
 
@@ -44,15 +47,17 @@ func newPreview() *cobra.Command {
 	sample := sample{}
 	cmd := &cobra.Command{
 		Use:   "preview",
-		Short: "Show the messages that users would get, and check own ones",
+		Short: "Show the messages that users and admins would get, and check own ones",
 		Long: `Show what users read when they are told: title and message, in each language, at
-each threshold of TOKENALERT_THRESHOLDS. It reads the settings as tokenalert run
-does, so own titles and messages (TOKENALERT_TEMPLATES) are shown, and checked: what
-run would refuse to start with is an error here. Nothing is sent, and no database
-is asked: to send one, there is tokenalert test-send.
+each threshold of TOKENALERT_THRESHOLDS. With --kind admin it is what an admin reads
+of somebody else, with --kind budget of the budget of the organization. It reads the
+settings as tokenalert run does, so own titles and messages (TOKENALERT_TEMPLATES) are
+shown, and checked: what run would refuse to start with is an error here. Nothing is
+sent, and no database is asked: to send one, there is tokenalert test-send.
 
 With --channel email it is the e-mail, as it is where an organization has no text
-of its own: subject, text and HTML. With --channel webhook it is what is posted.
+of its own: subject, text and HTML. With --channel webhook it is what is posted, of
+the user or the budget: what admins are told of a user is not.
 
 The message is that of somebody who is told at noon of the 15th of this month, in
 TOKENALERT_TIME_ZONE, and has used just what reaches the threshold. With --used, it
@@ -62,6 +67,8 @@ Exit status: 0 shown, 1 a setting, title or message is invalid, 2 used wrongly.`
 		Example: `  tokenalert preview
   tokenalert preview --language en --threshold 100
   tokenalert preview --used 912000 --limit 1000000 --name 'Ana Núñez'
+  tokenalert preview --kind admin --about 'Rui Araújo' --language pt
+  tokenalert preview --kind budget --channel webhook
   tokenalert preview --channel email --language en --threshold 90 --html > alert.html
   TOKENALERT_TEMPLATES=docs/messages tokenalert preview --output json | jq '.[].title'`,
 		Args: arguments(cobra.NoArgs),
@@ -70,7 +77,9 @@ Exit status: 0 shown, 1 a setting, title or message is invalid, 2 used wrongly.`
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "percentage of the limit, 1 to 1000 (default those of TOKENALERT_THRESHOLDS)")
 	cmd.Flags().Int64Var(&sample.used, "used", -1, "tokens used in the period (default what reaches the threshold)")
 	cmd.Flags().Int64Var(&sample.limit, "limit", sampleLimit, "the limit, in tokens")
-	cmd.Flags().StringVar(&sample.name, "name", sampleName, "the user's name; it may be empty")
+	cmd.Flags().StringVar(&sample.name, "name", sampleName, "the name of who is told; it may be empty")
+	kind := addChoice(cmd, "kind", "what an admin is told: of somebody else, or of the budget (default what the user is)", []string{string(worker.KindAdmin), string(worker.KindBudget)})
+	cmd.Flags().StringVar(&sample.about, "about", sampleAbout, "with --kind admin: the name of who used the tokens; it may be empty")
 	_ = cmd.RegisterFlagCompletionFunc("language", cobra.FixedCompletions([]string{"es", "en", "pt"}, cobra.ShellCompDirectiveNoFileComp)) // fails for a flag that is not there
 	channel := addChoice(cmd, "channel", "as which channel carries it (default notification)", delivery.Names())
 	cmd.Flags().BoolVar(&onlyHTML, "html", false, "with --channel email: the HTML of one message and nothing else")
@@ -82,7 +91,12 @@ Exit status: 0 shown, 1 a setting, title or message is invalid, 2 used wrongly.`
 			return usageError{errors.New("--html goes with --channel email")}
 		case onlyHTML && given("output"):
 			return usageError{errors.New("--html and --output are two ways to print")}
+		case given("about") && kind.value != string(worker.KindAdmin):
+			return usageError{errors.New("--about goes with --kind admin")}
+		case kind.value == string(worker.KindAdmin) && channel.value == delivery.Webhook:
+			return usageError{errors.New("--kind admin does not go with --channel webhook, which tells of the user once and of no admin")}
 		}
+		sample.kind = worker.Kind(kind.value)
 		sample.languages = previewLanguages
 		if given("language") {
 			parsed, ok := worker.ParseLanguage(lang)
@@ -209,15 +223,28 @@ func (s sample) notice(lang worker.Language, threshold int, today time.Time) wor
 	if s.used < 0 {
 		n.TokensUsed = usedAt(threshold, s.limit)
 	}
+	switch s.kind {
+	case worker.KindAdmin:
+		n.About = &s.about
+	case worker.KindBudget:
+		n.Budget = true
+	}
 	return n
 }
 
 // alertOf is the alert that would tell of n.
 func alertOf(n worker.Notice) *store.ToldAlert {
-	return &store.ToldAlert{
+	a := store.ToldAlert{
 		Threshold: int32(n.Threshold), TokensUsed: n.TokensUsed, TokenLimit: n.TokenLimit, PeriodStart: n.PeriodStart, PeriodEnd: n.PeriodEnd, //nolint:gosec // 1000 at most
-		CreatedAt: n.Now, FullName: n.FullName, Language: n.Language,
+		CreatedAt: n.Now, FullName: n.FullName, Language: n.Language, Budget: n.Budget,
 	}
+	if n.Budget || n.About != nil {
+		a.Admin = &store.Admin{FullName: &n.FullName, Language: n.Language}
+	}
+	if n.About != nil {
+		a.FullName = *n.About
+	}
+	return &a
 }
 
 // carry adds to each preview what a channel makes of it.

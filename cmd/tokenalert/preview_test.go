@@ -57,6 +57,57 @@ func TestPreviewShows(t *testing.T) {
 	}
 }
 
+// What admins are told is what the texts of those kinds say, by each channel that
+// carries it.
+func TestPreviewOfWhatAdminsAreTold(t *testing.T) {
+	t.Parallel()
+	const (
+		ofUser   = "Hello Ana Núñez, Rui Araújo has used 90,000 AI tokens this period, 90.0% of a limit of 100,000."
+		ofBudget = "Hello Ana Núñez, the members of your organization have used 90,000 AI tokens this period, 90.0% of a budget of 100,000."
+	)
+	for args, want := range map[string]struct{ title, message string }{
+		"--kind admin":  {"👤 Rui Araújo: 90% of AI tokens used", ofUser},
+		"--kind budget": {"🏢 Your organization has used 90% of its AI tokens", ofBudget},
+	} {
+		args := strings.Fields(args)
+		typed := append(args, "--language", "en", "--threshold", "90")
+		got := previewed(t, nil, typed...)
+		require.Len(t, got, 1)
+		assert.Equal(t, args[1], string(got[0].Kind))
+		assert.Equal(t, want.title, got[0].Title)
+		assert.Contains(t, got[0].Message, want.message)
+		mail := previewed(t, nil, append(typed, "--channel", "email")...)[0].Email
+		assert.Equal(t, want.title, mail.Subject)
+		assert.Contains(t, mail.Text, want.message)
+		assert.Contains(t, mail.HTML, want.message)
+		assert.Len(t, previewed(t, nil, args...), 9, "each language and threshold")
+	}
+
+	status, stdout, stderr := typed(t, nil, "preview", "--kind", "budget", "--channel", "webhook", "--language", "pt", "--threshold", "80", "-o", "json")
+	require.Equal(t, 0, status, stderr)
+	var posted []struct {
+		Webhook struct {
+			Type string         `json:"type"`
+			Data map[string]any `json:"data"`
+		} `json:"webhook"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout), &posted))
+	require.Len(t, posted, 1)
+	assert.Equal(t, "token_budget.alert", posted[0].Webhook.Type)
+	assert.NotContains(t, posted[0].Webhook.Data, "user_id")
+	assert.Equal(t, "🏢 Sua organização usou 80% dos seus tokens de IA", posted[0].Webhook.Data["title"])
+	assert.NotContains(t, posted[0].Webhook.Data["message"], "Ana")
+
+	nameless := previewed(t, nil, "--kind", "admin", "--language", "en", "--threshold", "90", "--about=", "--name=")
+	assert.Equal(t, "👤 A user: 90% of AI tokens used", nameless[0].Title)
+
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "en.budget.title"), []byte("{{percent}} of all"), 0o600))
+	own := previewed(t, []string{"TOKENALERT_TEMPLATES=" + dir}, "--kind", "budget", "--language", "en", "--threshold", "80")
+	assert.Equal(t, "80.0% of all", own[0].Title)
+	assert.Equal(t, []string{"en.budget.title"}, own[0].Files)
+}
+
 func TestPreviewIsOfTheMiddleOfTheMonth(t *testing.T) {
 	t.Parallel()
 	santiago, err := time.LoadLocation("America/Santiago")

@@ -55,7 +55,7 @@ func TestTestSendByWebhook(t *testing.T) {
 		got := d.events()[len(d.events())-1]
 		assert.Equal(t, "token_limit.test", got.Type)
 		assert.Equal(t, said.ID, got.Data.AlertID)
-		assert.Equal(t, user, got.Data.UserID)
+		assert.Equal(t, &user, got.Data.UserID)
 		assert.Equal(t, uuid.Nil, got.Data.OrganizationID)
 		assert.EqualValues(t, 100, got.Data.Threshold)
 		assert.True(t, strings.HasPrefix(got.Data.Title, "[Prueba] "), got.Data.Title)

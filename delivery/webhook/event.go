@@ -12,12 +12,14 @@ import (
 // added.
 const (
 	EventType    = "token_limit.alert"
+	BudgetType   = "token_budget.alert"
 	TestType     = "token_limit.test" // by hand; nobody has reached anything
 	EventVersion = 1
 )
 
-// Event is the body of a request, as docs/webhook.schema.json describes it.
-// NewEvent makes one.
+// Event is the body of a request, as docs/webhook.schema.json describes it, or
+// docs/webhook-budget.schema.json one of BudgetType. NewEvent and NewBudgetEvent
+// make one.
 type Event struct {
 	Type      string    `json:"type"`
 	Version   int       `json:"version"`
@@ -28,19 +30,19 @@ type Event struct {
 // Alert is what a receiver is told. It leaves the platform: Title and Message
 // are to be written without the user's name.
 type Alert struct {
-	AlertID        uuid.UUID `json:"alert_id"`
-	UserID         uuid.UUID `json:"user_id"`
-	OrganizationID uuid.UUID `json:"organization_id"`
-	Threshold      int32     `json:"threshold"` // per cent of TokenLimit
-	TokensUsed     int64     `json:"tokens_used"`
-	TokenLimit     int64     `json:"token_limit"`
-	PercentUsed    Tenths    `json:"percent_used"`
-	PeriodStart    time.Time `json:"period_start"`
-	PeriodEnd      time.Time `json:"period_end"` // the first instant of the next period
-	Title          string    `json:"title"`
-	Message        string    `json:"message"`
-	Link           string    `json:"link"`
-	Language       string    `json:"language"` // of Title and Message: es, en or pt
+	AlertID        uuid.UUID  `json:"alert_id"`
+	UserID         *uuid.UUID `json:"user_id,omitempty"` // nil: of the organization's budget
+	OrganizationID uuid.UUID  `json:"organization_id"`
+	Threshold      int32      `json:"threshold"` // per cent of TokenLimit
+	TokensUsed     int64      `json:"tokens_used"`
+	TokenLimit     int64      `json:"token_limit"`
+	PercentUsed    Tenths     `json:"percent_used"`
+	PeriodStart    time.Time  `json:"period_start"`
+	PeriodEnd      time.Time  `json:"period_end"` // the first instant of the next period
+	Title          string     `json:"title"`
+	Message        string     `json:"message"`
+	Link           string     `json:"link"`
+	Language       string     `json:"language"` // of Title and Message: es, en or pt
 }
 
 // NewEvent is the event of an alert that was made at that time. Its instants
@@ -49,6 +51,13 @@ func NewEvent(at time.Time, alert Alert) Event {
 	alert.PeriodStart = alert.PeriodStart.UTC()
 	alert.PeriodEnd = alert.PeriodEnd.UTC()
 	return Event{Type: EventType, Version: EventVersion, Timestamp: at.UTC(), Data: alert}
+}
+
+// NewBudgetEvent is NewEvent of an organization's budget.
+func NewBudgetEvent(at time.Time, alert Alert) Event {
+	event := NewEvent(at, alert)
+	event.Type, event.Data.UserID = BudgetType, nil
+	return event
 }
 
 // NewTest is an event that tells of nothing.

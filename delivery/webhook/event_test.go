@@ -21,7 +21,7 @@ func anEvent() Event {
 	santiago := time.FixedZone("-03", -3*60*60)
 	return NewEvent(time.Date(2026, 11, 28, 11, 19, 12, 123_456_000, santiago), Alert{
 		AlertID:        uuid.MustParse("6f2c1f0e-6f5b-5d0a-9c53-0f7a4b1f5a11"),
-		UserID:         uuid.MustParse("0b0f6f0a-3f0e-4f8e-8a53-1c1f6f6f2f01"),
+		UserID:         new(uuid.MustParse("0b0f6f0a-3f0e-4f8e-8a53-1c1f6f6f2f01")),
 		OrganizationID: uuid.MustParse("5c7d7c4e-2f8a-4d55-9a44-7f2b7f1a9e02"),
 		Threshold:      90, TokensUsed: 91_250, TokenLimit: 100_000, PercentUsed: 912,
 		PeriodStart: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
@@ -30,6 +30,17 @@ func anEvent() Event {
 		Message:     "Hello, you have used 91,250 AI tokens this period, 91.2% of your limit of 100,000. Your limit resets on December 1, 2026.",
 		Link:        "/admin/token-usage", Language: "en",
 	})
+}
+
+// aBudgetEvent is the other example of docs/webhooks.md.
+func aBudgetEvent() Event {
+	event := anEvent()
+	alert := event.Data
+	alert.AlertID = uuid.MustParse("d3a5e0b2-8c1f-5e7a-b1d4-2f9c6a7e3b42")
+	alert.Threshold, alert.TokensUsed, alert.TokenLimit, alert.PercentUsed = 80, 4_015_300, 5_000_000, 803
+	alert.Title = "🏢 Your organization has used 80% of its AI tokens"
+	alert.Message = "Hello, the members of your organization have used 4,015,300 AI tokens this period, 80.3% of a budget of 5,000,000. It resets on December 1, 2026."
+	return NewBudgetEvent(event.Timestamp, alert)
 }
 
 func encoded(t *testing.T, event Event) []byte {
@@ -43,6 +54,7 @@ func encoded(t *testing.T, event Event) []byte {
 func TestEventAsDocumented(t *testing.T) {
 	t.Parallel()
 	assert.JSONEq(t, block(t, "json"), string(encoded(t, anEvent())))
+	assert.JSONEq(t, block(t, "json budget"), string(encoded(t, aBudgetEvent())))
 	assert.Contains(t, string(encoded(t, anEvent())), `"timestamp":"2026-11-28T14:19:12.123456Z"`)
 	assert.Contains(t, string(encoded(t, anEvent())), `"period_end":"2026-12-01T00:00:00Z"`)
 }
@@ -60,40 +72,58 @@ func TestTenths(t *testing.T) {
 
 func TestEventIsOfItsSchema(t *testing.T) {
 	t.Parallel()
-	schema := readSchema(t)
-	sent := value(t, encoded(t, anEvent()))
-	require.Empty(t, schema.faults("", sent))
+	for file, event := range map[string]Event{"webhook": anEvent(), "webhook-budget": aBudgetEvent()} {
+		schema := readSchema(t, file)
+		sent := value(t, encoded(t, event))
+		require.Empty(t, schema.faults("", sent))
 
-	// What is sent and what is described are the same properties, and all are always there.
-	for name, pair := range map[string]struct {
-		described *schemaNode
-		sent      any
-	}{
-		"the event": {schema, sent},
-		"its data":  {schema.Properties["data"], sent.(map[string]any)["data"]},
-	} {
-		described := slices.Sorted(maps.Keys(pair.described.Properties))
-		assert.Equal(t, described, slices.Sorted(maps.Keys(pair.sent.(map[string]any))), name)
-		assert.Equal(t, described, slices.Sorted(slices.Values(pair.described.Required)), name)
-	}
-	for name, property := range schema.Properties["data"].Properties {
-		assert.NotEmpty(t, property.Description, name)
-	}
+		// What is sent and what is described are the same properties, and all are always there.
+		for name, pair := range map[string]struct {
+			described *schemaNode
+			sent      any
+		}{
+			"the event": {schema, sent},
+			"its data":  {schema.Properties["data"], sent.(map[string]any)["data"]},
+		} {
+			described := slices.Sorted(maps.Keys(pair.described.Properties))
+			assert.Equal(t, described, slices.Sorted(maps.Keys(pair.sent.(map[string]any))), name)
+			assert.Equal(t, described, slices.Sorted(slices.Values(pair.described.Required)), name)
+		}
+		for name, property := range schema.Properties["data"].Properties {
+			assert.NotEmpty(t, property.Description, name)
+		}
 
+		// The widest that the columns hold.
+		wide := event
+		wide.Data.TokensUsed, wide.Data.PercentUsed = math.MaxInt64, math.MaxInt64
+		wide.Data.Message, wide.Data.Link = "\x00</script>\u2028\xff", ""
+		require.Empty(t, schema.faults("", value(t, encoded(t, wide))))
+	}
 	test := anEvent()
-	require.Empty(t, schema.faults("", value(t, encoded(t, NewTest(test.Timestamp, test.Data)))))
+	require.Empty(t, readSchema(t, "webhook").faults("", value(t, encoded(t, NewTest(test.Timestamp, test.Data)))))
 
-	// The widest that the columns hold.
-	wide := anEvent()
-	wide.Data.TokensUsed, wide.Data.PercentUsed = math.MaxInt64, math.MaxInt64
-	wide.Data.Message, wide.Data.Link = "\x00</script>\u2028\xff", ""
-	require.Empty(t, schema.faults("", value(t, encoded(t, wide))))
+	// The type says by which schema: neither takes the other's.
+	assert.Contains(t, readSchema(t, "webhook").faults("", value(t, encoded(t, aBudgetEvent()))), "data lacks user_id")
+	assert.Contains(t, readSchema(t, "webhook-budget").faults("", value(t, encoded(t, anEvent()))), "type is not token_budget.alert")
+}
+
+// A receiver may have been made by the schema as it was before budgets: of what it
+// describes, nothing is changed or taken away.
+func TestSchemaOfUsersIsAsItWas(t *testing.T) {
+	t.Parallel()
+	schema := readSchema(t, "webhook")
+	assert.Equal(t, "urn:tokenalert:webhook:1", schema.ID)
+	assert.Equal(t, []any{"token_limit.alert", "token_limit.test"}, schema.Properties["type"].Enum)
+	assert.Subset(t, schema.Properties["data"].Required, []string{
+		"alert_id", "user_id", "organization_id", "threshold", "tokens_used", "token_limit", "percent_used",
+		"period_start", "period_end", "title", "message", "link", "language",
+	})
 }
 
 // The rule that the test above rests on finds what is wrong.
 func TestSchemaRefuses(t *testing.T) {
 	t.Parallel()
-	schema := readSchema(t)
+	schema := readSchema(t, "webhook")
 	body := string(encoded(t, anEvent()))
 	for _, c := range []struct{ old, replacement, fault string }{
 		{`"type":"token_limit.alert"`, `"type":"other"`, "type is none of the enumeration"},
@@ -114,7 +144,7 @@ func TestSchemaRefuses(t *testing.T) {
 	}
 }
 
-// schemaNode is as much of JSON Schema as docs/webhook.schema.json uses;
+// schemaNode is as much of JSON Schema as docs/webhook*.schema.json use;
 // readSchema refuses any other keyword.
 type schemaNode struct {
 	Schema      string                 `json:"$schema"`
@@ -133,9 +163,9 @@ type schemaNode struct {
 	Properties  map[string]*schemaNode `json:"properties"`
 }
 
-func readSchema(t *testing.T) *schemaNode {
+func readSchema(t *testing.T, name string) *schemaNode {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/webhook.schema.json")
+	text, err := os.ReadFile("../../docs/" + name + ".schema.json")
 	require.NoError(t, err)
 	decoder := json.NewDecoder(strings.NewReader(string(text)))
 	decoder.UseNumber()
