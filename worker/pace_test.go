@@ -173,6 +173,22 @@ func TestRenderPace(t *testing.T) {
 	}
 }
 
+// To an admin it is not "your limit", in own texts either.
+func TestThePaceToldToAnAdmin(t *testing.T) {
+	t.Parallel()
+	n := Notice{PeriodStart: mayBegins, Now: midMay, PeriodEnd: mayEnds, Threshold: 80, TokensUsed: 80, TokenLimit: 100}
+	ofSomebody, ofBudget := n, n
+	ofSomebody.About, ofBudget.Budget = new("Ana"), true
+	for lang, want := range map[Language]string{
+		Spanish:    "A este ritmo se alcanzará el límite el 19 de mayo de 2026.",
+		English:    "At this pace the limit will be reached on May 19, 2026.",
+		Portuguese: "Neste ritmo, o limite será atingido em 19 de maio de 2026.",
+	} {
+		assert.Equal(t, want, BuiltInWords(lang).Values(ofSomebody)["pace"])
+		assert.Equal(t, want, BuiltInWords(lang).Values(ofBudget)["pace"])
+	}
+}
+
 // No message foretells the past, nor what comes after the reset; none says 0 %,
 // and one token is a token.
 func TestMessagesMakeSense(t *testing.T) {
