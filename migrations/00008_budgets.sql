@@ -208,6 +208,8 @@ BEGIN
             tokenalert.archived_budget_periods, tokenalert.archived_budget_alerts;
         -- Shares of the time in between: a chain that goes on has not counted them.
         UPDATE tokenalert.budgets SET counted = false;
+        -- What a worker that leads throughout sees of it.
+        INSERT INTO tokenalert.recounts (organization_id, cause) SELECT organization_id, 'policy_changed' FROM tokenalert.budgets;
     END IF;
 END
 $do$;

@@ -333,6 +333,10 @@ func (s *Store) BeginBudgets(ctx context.Context) (int64, error) {
 	}
 }
 
+// errBegunElsewhere: it is to be tried again, as the other may be a leader that was,
+// whose session ends.
+var errBegunElsewhere = errors.New("another worker is about it")
+
 // errBudgetChanged has what was listed of the budget forgotten.
 var errBudgetChanged = errors.New("the budget has changed meanwhile")
 
@@ -341,8 +345,11 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1) FROM (SELECT set_config('row_security', 'off', true),
 		set_config('statement_timeout', '30min', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)) s`,
 		int64(beginKey)).Scan(&mine)
-	if err != nil || !mine {
-		return 0, true, err
+	if err == nil && !mine {
+		err = errBegunElsewhere
+	}
+	if err != nil {
+		return 0, false, err
 	}
 	var organization uuid.UUID
 	var since time.Time
@@ -381,5 +388,5 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	if err == nil && last.RowsAffected() == 0 {
 		err = errBudgetChanged
 	}
-	return tag.RowsAffected(), false, err
+	return tag.RowsAffected() + last.RowsAffected(), false, err
 }
