@@ -71,8 +71,8 @@ func (p *Plan) makeBudgets() {
 		}
 	}
 	for w := range writers {
-		for range 2 + r.IntN(2) {
-			op := Op{Kind: MoveUser, After: exponential(r, pauseMean), User: p.owned(r, w, false), Organization: r.IntN(crowded)}
+		for range 2 + r.IntN(2) { // not the first, with whose organization all of it is deleted
+			op := Op{Kind: MoveUser, After: exponential(r, pauseMean), User: p.owned(r, w, true) + 1 + r.IntN(p.perWriter-1), Organization: r.IntN(crowded)}
 			added[w] = append(added[w], placedOp{r.Float64(), op})
 		}
 		for range 1 + r.IntN(3) {

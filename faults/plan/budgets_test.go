@@ -38,6 +38,9 @@ func TestEverySortOfThingHappensToBudgets(t *testing.T) {
 		for _, w := range p.Writers {
 			for _, op := range w {
 				ops[op.Kind]++
+				if op.Kind == MoveUser {
+					assert.False(t, p.Users[op.User].Doomed)
+				}
 				if op.Kind != SetBudget {
 					continue
 				}
