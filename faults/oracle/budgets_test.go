@@ -200,3 +200,49 @@ func TestJudgeBudgets(t *testing.T) {
 		})
 	}
 }
+
+func TestDeliveriesOfBudgets(t *testing.T) {
+	switchedOn := budgetsAreDelivered
+	budgetsAreDelivered = true
+	t.Cleanup(func() { budgetsAreDelivered = switchedOn })
+	type counts struct{ wrong, due, received int }
+	for name, c := range map[string]struct {
+		channels []string
+		play     func(g *budgetGame, a *BudgetAlert, hook, mail Receipt)
+		want     counts
+	}{
+		"all is right": {[]string{"webhook", "email", "notification"}, func(g *budgetGame, _ *BudgetAlert, hook, mail Receipt) {
+			g.db.Receipts, g.db.Copies = []Receipt{hook, mail}, g.db.Notifications
+		}, counts{due: 3, received: 3}},
+		"nothing arrived":   {[]string{"webhook", "email", "notification"}, func(*budgetGame, *BudgetAlert, Receipt, Receipt) {}, counts{wrong: 3, due: 3}},
+		"nobody delivers":   {nil, func(*budgetGame, *BudgetAlert, Receipt, Receipt) {}, counts{}},
+		"the webhook twice": {[]string{"webhook"}, func(g *budgetGame, _ *BudgetAlert, hook, _ Receipt) { g.db.Receipts = []Receipt{hook, hook} }, counts{wrong: 1, due: 1, received: 2}},
+		"a webhook of users": {[]string{"webhook"}, func(g *budgetGame, _ *BudgetAlert, hook, _ Receipt) {
+			hook.User = g.admin
+			g.db.Receipts = []Receipt{hook}
+		}, counts{wrong: 1, due: 1, received: 1}},
+		"an e-mail to a member": {[]string{"email"}, func(g *budgetGame, a *BudgetAlert, _, mail Receipt) {
+			other := mail
+			other.User, other.Alert = g.user, a.keyOf(g.user)
+			other.Key = other.Alert.String()
+			g.db.Receipts = []Receipt{mail, other}
+		}, counts{wrong: 1, due: 1, received: 2}},
+		"an admin who is none any more": {[]string{"email"}, func(g *budgetGame, a *BudgetAlert, _, _ Receipt) {
+			a.CreatedAt = noon
+			g.promote(g.admin, false)
+		}, counts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newBudgetGame()
+			g.world.Webhook = true
+			g.use(850)
+			g.tellAdmins(80, 1000, 850, "", g.admin)
+			a := &g.db.BudgetAlerts[0]
+			a.Channels = c.channels
+			c.play(g, a, Receipt{Channel: "webhook", Key: a.ID.String(), Alert: a.ID, Accepted: true},
+				Receipt{Channel: "email", Key: a.keyOf(g.admin).String(), Alert: a.keyOf(g.admin), User: g.admin, Accepted: true})
+			v := Judge(&g.world, &g.db)
+			assert.Equal(t, c.want, counts{len(v.Deliveries), v.Due, v.Received}, "%v", v.Faults())
+		})
+	}
+}

@@ -9,7 +9,7 @@ import (
 )
 
 // budgetsAreDelivered is whether alerts of budgets arrive besides as notifications.
-const budgetsAreDelivered = false // SWITCH ON when package delivery delivers them; nothing else is to be changed
+var budgetsAreDelivered = false // SWITCH ON when package delivery delivers them; nothing else is to be changed
 
 // BudgetCounts are what was asked of budgets.
 type BudgetCounts struct {
