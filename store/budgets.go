@@ -123,10 +123,14 @@ const countedOfBudget = `s.period_start >= b.since
 
 // budgetBegins has a budget looked at when a period begins of which there is usage
 // before.
-const budgetBegins = `,
+const budgetBegins = budgetBeginsOf + `fence, shares` + inTime
+
+const budgetBeginsOf = `,
 budget_begins AS (
 	INSERT INTO tokenalert.recounts (organization_id, at, due_at, cause)
-	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, shares d
+	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM here, `
+
+const inTime = ` d
 	WHERE d.period_start > here.at
 	  AND NOT EXISTS (SELECT FROM tokenalert.budget_periods p
 	                  WHERE p.organization_id = d.organization_id AND p.period_start = d.period_start OFFSET 0)
@@ -173,7 +177,7 @@ counted_budgets AS (
 	ON CONFLICT (organization_id, period_start) DO UPDATE
 		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks
-),
+)` + budgetBeginsOf + `recounted_shares` + inTime + `,
 asked AS MATERIALIZED (
 	SELECT DISTINCT g.organization_id, p.period_start
 	FROM (
