@@ -61,6 +61,9 @@ var mutations = []mutation{
 		File: "store/budgets.go", Old: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'",
 		New: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id",
 	}}},
+	{"budget-begins-unseen", "a budget is not looked at when a period begins of which there was usage when it was set", []overlay.Edit{{
+		File: "store/budgets.go", Old: ")` + budgetBeginsOf + `recounted_shares` + inTime + `,", New: "),",
+	}}},
 	{"correction-of-nobodys", "a correction forgets whose budget the row belonged to", []overlay.Edit{{
 		File: "migrations/00008_budgets.sql", Old: "SELECT DISTINCT c.user_id, c.organization_id, c.at, TG_ARGV[0]",
 		New: "SELECT DISTINCT c.user_id, NULL::uuid, c.at, TG_ARGV[0]",

@@ -59,8 +59,9 @@ func newRun() *cobra.Command {
 		Long: `Play schedules: some 3,000 rows each, written by concurrent transactions of every
 kind, with corrections, on two or three workers, while four or five faults
 happen to them, to their connections and to PostgreSQL. In three of five they
-deliver, to receivers that fail as well. After each the oracle looks at every
-total, alert, notification and delivery.
+deliver, to receivers that fail as well; in two of five organizations have
+budgets. After each the oracle looks at every total, alert, notification and
+delivery.
 
 A schedule is a seed. Run it again with --seed N --schedules 1 --keep: the same
 operations and faults in the same order, interleaved as it happens. One that

@@ -85,7 +85,7 @@ type council struct {
 	admins map[uuid.UUID]map[uuid.UUID]bool
 }
 
-// Ledgers are those of all organizations, and their admins.
+// ledgers are those of all organizations, and their admins.
 type ledgers struct {
 	of       map[uuid.UUID]*ledger
 	councils []council
@@ -208,22 +208,22 @@ func (ls *ledgers) convene(from time.Time, users map[uuid.UUID]User) {
 
 // adminsAt are those whom a tick at that time told, as far as can be known: it saw
 // what had committed by then, and may have seen some of what came later. all were
-// admins throughout, any at some time; nobody is whether there may have been none.
-func (ls *ledgers) adminsAt(organization uuid.UUID, at time.Time) (all, any map[uuid.UUID]bool, nobody bool) {
+// admins throughout, some at some time; nobody is whether there may have been none.
+func (ls *ledgers) adminsAt(organization uuid.UUID, at time.Time) (all, some map[uuid.UUID]bool, nobody bool) {
 	first := 0
 	for i, c := range ls.councils {
 		if c.from.Before(at) {
 			first = i
 		}
 	}
-	all, any = maps.Clone(ls.councils[first].admins[organization]), map[uuid.UUID]bool{}
+	all, some = maps.Clone(ls.councils[first].admins[organization]), map[uuid.UUID]bool{}
 	for _, c := range ls.councils[first:] {
 		admins := c.admins[organization]
 		maps.DeleteFunc(all, func(id uuid.UUID, _ bool) bool { return !admins[id] })
-		maps.Copy(any, admins)
+		maps.Copy(some, admins)
 		nobody = nobody || len(admins) == 0
 	}
-	return all, any, nobody
+	return all, some, nobody
 }
 
 // add counts a row of the organization, unless there is no budget, or the row is

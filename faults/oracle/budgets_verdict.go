@@ -216,7 +216,7 @@ func (v *Verdict) checkAdmins(w *World, ls *ledgers, k budgetKey, row BudgetAler
 	wrong := func(format string, args ...any) {
 		v.Wrong = append(v.Wrong, k.String()+": "+fmt.Sprintf(format, args...))
 	}
-	all, any, nobody := ls.adminsAt(k.organization, row.CreatedAt)
+	all, some, nobody := ls.adminsAt(k.organization, row.CreatedAt)
 	if row.Reason == "no_admin" && !nobody {
 		wrong("no_admin, and there were %d throughout", len(all))
 	}
@@ -229,11 +229,11 @@ func (v *Verdict) checkAdmins(w *World, ls *ledgers, k budgetKey, row BudgetAler
 		_, there := db.Users[id]
 		has := slices.ContainsFunc(db.Notifications, func(n Notification) bool { return n.ID == notice })
 		switch {
-		case has && !any[id]:
+		case has && !some[id]:
 			wrong("user %s was told, who was no admin", id)
 		case has:
 			told++
-		case !there && any[id]: // the notification may have gone with them
+		case !there && some[id]: // the notification may have gone with them
 			gone++
 		case all[id]:
 			v.Missed = append(v.Missed, fmt.Sprintf("%s: admin %s was not told", k, id))

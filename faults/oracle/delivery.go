@@ -131,8 +131,8 @@ func ofBudgets(ls *ledgers, db *Database) []Alert {
 			continue
 		}
 		list = append(list, Alert{ID: a.ID, Sent: true, Channels: slices.DeleteFunc(slices.Clone(a.Channels), func(c string) bool { return c != channelOfWebhooks })})
-		all, any, _ := ls.adminsAt(a.Organization, a.CreatedAt)
-		for admin := range any {
+		all, some, _ := ls.adminsAt(a.Organization, a.CreatedAt)
+		for admin := range some {
 			notice := a.noticeOf(admin)
 			d := Alert{ID: a.keyOf(admin), User: admin, Sent: true, Notification: &notice}
 			if all[admin] {
