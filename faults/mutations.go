@@ -76,7 +76,7 @@ var mutations = []mutation{
 			File: "migrations/00008_budgets.sql", Old: "    CONSTRAINT budget_alerts_told_once UNIQUE (organization_id, period_start, alert_threshold, token_limit)\n",
 			New: "    CHECK (true)\n",
 		},
-		{File: "migrations/00008_budgets.sql", Old: "        CONSTRAINT budget_alerts_pkey PRIMARY KEY", New: "NOT NULL"},
+		{File: "migrations/00008_budgets.sql", Old: "        CONSTRAINT budget_alerts_pkey PRIMARY KEY", New: " NOT NULL"},
 		{File: "store/budgets.go", Old: "	ON CONFLICT (organization_id, period_start, alert_threshold, token_limit) DO NOTHING\n", New: ""},
 	}},
 	{"deliveries-apart", "deliveries are written in a transaction after the tick's", []overlay.Edit{{

@@ -170,6 +170,9 @@ func (s *site) readLogs() {
 			}
 		}
 	}
+	if n := r.Events["user.set_aside"]; n > 0 { // nobody's data is at fault here
+		s.wrong(fmt.Errorf("%d times a decision could not be written, and somebody was set aside", n))
+	}
 	for notification, n := range told {
 		if n > 1 {
 			r.Doubled++

@@ -3,6 +3,7 @@ package plan
 import (
 	"math/rand/v2"
 	"slices"
+	"time"
 )
 
 // What writers do besides, where organizations have budgets.
@@ -175,9 +176,6 @@ func (p *Plan) budgetOps(r *rand.Rand, org, used int) []placedOp {
 	scaled := func(percent int) Budget {
 		return Budget{max(1, b.Limit*percent/100), b.ResetDay, b.Zone}
 	}
-	if r.IntN(2) == 0 { // as it was before, of which nobody is told twice
-		ops = append(ops, p.setBudget(r, org, scaled(pick(r, 101, 150, 300))), p.setBudget(r, org, b))
-	}
 	if r.IntN(2) == 0 {
 		b = scaled(pick(r, 50, 70, 130, 170))
 		ops = append(ops, p.setBudget(r, org, b))
@@ -196,13 +194,26 @@ func (p *Plan) budgetOps(r *rand.Rand, org, used int) []placedOp {
 		if r.IntN(2) == 0 {
 			b = p.budget(r, used)
 		}
-		if r.IntN(4) > 0 {
-			ops = append(ops, p.setBudget(r, org, b))
+		if r.IntN(4) == 0 {
+			return placedBetween(r, 0.05, 0.95, ops)
 		}
+		ops = append(ops, p.setBudget(r, org, b))
 	}
+	placed := placedBetween(r, 0.05, 0.75, ops)
+	if r.IntN(3) > 0 { // as it was before, of which nobody is told twice
+		higher := p.setBudget(r, org, scaled(pick(r, 101, 150, 300)))
+		back := p.setBudget(r, org, b)
+		back.After += 100 * time.Millisecond // mostly a tick sees it
+		placed = append(placed, placedBetween(r, 0.75, 0.95, []Op{higher, back})...)
+	}
+	return placed
+}
+
+// placedBetween has them done in their order between two parts of the others.
+func placedBetween(r *rand.Rand, from, to float64, ops []Op) []placedOp {
 	at := make([]float64, len(ops))
 	for i := range at {
-		at[i] = 0.05 + 0.9*r.Float64()
+		at[i] = from + (to-from)*r.Float64()
 	}
 	slices.Sort(at)
 	var placed []placedOp
