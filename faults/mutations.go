@@ -48,6 +48,37 @@ var mutations = []mutation{
 	{"deaf-leader", "a leader goes on after a failed ping, and the fence is weak", append([]overlay.Edit{{
 		File: "worker/lead.go", Old: `			return fmt.Errorf("the lead's session does not answer: %w", err)`, New: "			_ = fmt.Errorf\n			continue",
 	}}, noFence...)},
+	{"budget-half-added", "the window adds to the shares of a budget and not to its total", []overlay.Edit{{
+		File: "store/budgets.go",
+		Old:  "		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins\n\n// setShares",
+		New:  "		SET tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins\n\n// setShares",
+	}}},
+	{"budget-from-now-on", "a new budget is counted without what was used before it", []overlay.Edit{{
+		File: "store/budgets.go", Old: "WHERE organization_id = $1 AND created_at >= $2 AND user_id IS NOT NULL",
+		New: "WHERE organization_id = $1 AND created_at >= $2 AND user_id IS NOT NULL AND false",
+	}}},
+	{"budget-told-early", "a budget is told of before all is counted, and the last correction is not awaited", []overlay.Edit{{
+		File: "store/budgets.go", Old: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'",
+		New: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id",
+	}}},
+	{"budget-begins-unseen", "a budget is not looked at when a period begins of which there was usage when it was set", []overlay.Edit{{
+		File: "store/budgets.go", Old: ")` + budgetBeginsOf + `recounted_shares` + inTime + `,", New: "),",
+	}}},
+	{"correction-of-nobodys", "a correction forgets whose budget the row belonged to", []overlay.Edit{{
+		File: "migrations/00008_budgets.sql", Old: "SELECT DISTINCT c.user_id, c.organization_id, c.at, TG_ARGV[0]",
+		New: "SELECT DISTINCT c.user_id, NULL::uuid, c.at, TG_ARGV[0]",
+	}}},
+	{"share-of-the-user", "a correction counts all that the user has used, in whichever organization", []overlay.Edit{{
+		File: "store/budgets.go", Old: "sum(u.tokens_used) FILTER (WHERE u.organization_id = d.organization_id)", New: "sum(u.tokens_used)",
+	}}},
+	{"budget-told-again", "of a budget that was told before the admins are told again", []overlay.Edit{
+		{
+			File: "migrations/00008_budgets.sql", Old: "    CONSTRAINT budget_alerts_told_once UNIQUE (organization_id, period_start, alert_threshold, token_limit)\n",
+			New: "    CHECK (true)\n",
+		},
+		{File: "migrations/00008_budgets.sql", Old: "        CONSTRAINT budget_alerts_pkey PRIMARY KEY", New: " NOT NULL"},
+		{File: "store/budgets.go", Old: "	ON CONFLICT (organization_id, period_start, alert_threshold, token_limit) DO NOTHING\n", New: ""},
+	}},
 	{"deliveries-apart", "deliveries are written in a transaction after the tick's", []overlay.Edit{{
 		File: "store/alerts.go", Old: "	queueDeliveries(batch, result, decisions)",
 		New: "	batch.Queue(\"COMMIT\")\n	batch.Queue(\"BEGIN\")\n	queueDeliveries(batch, result, decisions)",

@@ -29,6 +29,7 @@ type options struct {
 	seed      uint64 // the first
 	kinds     []plan.FaultKind
 	untilOne  bool // stop at the first that fails
+	budgets   bool // play no others
 	keep      bool
 	binDir    string
 	progress  io.Writer
@@ -58,8 +59,9 @@ func newRun() *cobra.Command {
 		Long: `Play schedules: some 3,000 rows each, written by concurrent transactions of every
 kind, with corrections, on two or three workers, while four or five faults
 happen to them, to their connections and to PostgreSQL. In three of five they
-deliver, to receivers that fail as well. After each the oracle looks at every
-total, alert, notification and delivery.
+deliver, to receivers that fail as well; in two of five organizations have
+budgets. After each the oracle looks at every total, alert, notification and
+delivery.
 
 A schedule is a seed. Run it again with --seed N --schedules 1 --keep: the same
 operations and faults in the same order, interleaved as it happens. One that
@@ -92,6 +94,7 @@ Interrupted, and run again with the same directory, it goes on where it was.`,
 	f.IntVar(&l.lanes, "lanes", max(2, runtime.NumCPU()*3/2), "how many are played at once, each on a server of its own")
 	f.StringVar(&l.directory, "directory", "dist/faults", "where results and failures are kept")
 	f.StringVar(&l.binary, "binary", "", "the tokenalert to be judged; empty: built from this tree")
+	f.BoolVar(&l.budgets, "budgets", false, "only schedules in which organizations have budgets")
 	f.BoolVar(&l.keep, "keep", false, "keep traces and logs also of what went well")
 	f.BoolVar(&fresh, "fresh", false, "begin anew, forgetting the results that the directory has")
 	f.StringVar(&write, "write", "", "a Markdown file to write the summary into, between its markers")
@@ -185,7 +188,7 @@ func (l *laboratory) take() (uint64, bool) {
 	if l.next < l.seed {
 		l.next = l.seed
 	}
-	for l.done[l.next] {
+	for l.done[l.next] || l.budgets && !plan.New(l.next, l.kinds).Budgets() {
 		l.next++
 	}
 	seed := l.next

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tokenalert/faults/lane"
+	"tokenalert/faults/oracle"
 	"tokenalert/faults/plan"
 	"tokenalert/internal/page"
 )
@@ -21,6 +22,8 @@ type summary struct {
 	rows, expected, possible, told       int
 	delivering, due, received, repeated  int // schedules, and deliveries
 	wrongDeliveries                      int
+	budgeted                             int // schedules
+	budgets                              oracle.BudgetCounts
 	spoilt                               map[plan.FaultKind]lane.Landing
 	landed                               map[plan.FaultKind]lane.Landing
 	kinds                                []plan.FaultKind
@@ -57,6 +60,13 @@ func (l *laboratory) summary() *summary {
 			s.delivering++
 		}
 		s.due, s.received, s.repeated, s.wrongDeliveries = s.due+r.Deliveries, s.received+r.Received, s.repeated+r.Repeated, s.wrongDeliveries+r.WrongDeliveries
+		if b := r.Budgets; b.InForce > 0 {
+			s.budgeted++
+			s.budgets = oracle.BudgetCounts{
+				InForce: s.budgets.InForce + b.InForce, Expected: s.budgets.Expected + b.Expected, Possible: s.budgets.Possible + b.Possible,
+				Told: s.budgets.Told + b.Told, Notices: s.budgets.Notices + b.Notices,
+			}
+		}
 		for kind, landing := range r.Spoilt {
 			sum := s.spoilt[kind]
 			s.spoilt[kind] = lane.Landing{All: sum.All + landing.All, Open: sum.Open + landing.Open}
@@ -75,6 +85,7 @@ func (l *laboratory) summary() *summary {
 var interesting = []string{
 	"leader.acquired", "leader.lost", "leader.released", "tick.collided", "tick.failed", "tick.rewritten", "tick.full", "tick.bounded",
 	"recount.done", "recount.deferred", "bell.armed", "database.refused", "database.unreachable", "listener.reconnecting", "user.set_aside",
+	"budget.begun", "budget.sent", "budget.suppressed",
 	"delivery.completed", "delivery.retried", "delivery.failed", "delivery.queue",
 }
 
@@ -92,6 +103,8 @@ func (s *summary) text() string {
 		thousands(s.rows), thousands(s.expected), thousands(s.possible), share, thousands(s.told))
 	_, _ = fmt.Fprintf(&b, "%s of them deliver: %s deliveries that must arrive, %s messages arrived, %s of them once more; %d wrong deliveries\n",
 		thousands(s.delivering), thousands(s.due), thousands(s.received), thousands(s.repeated), s.wrongDeliveries)
+	_, _ = fmt.Fprintf(&b, "%s of them have budgets: %s budgets, %s alerts of them that must exist, %s that may besides; %s told, by %s notifications of admins\n",
+		thousands(s.budgeted), thousands(s.budgets.InForce), thousands(s.budgets.Expected), thousands(s.budgets.Possible), thousands(s.budgets.Told), thousands(s.budgets.Notices))
 	_, _ = fmt.Fprintf(&b, "all right after the last fault was mended: %s\na schedule took: %s\n\n", spread(s.settled), spread(s.took))
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(t, "fault\tlanded\twhile a tick was open\t")

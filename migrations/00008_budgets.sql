@@ -211,6 +211,8 @@ BEGIN
             tokenalert.archived_budget_periods, tokenalert.archived_budget_alerts;
         -- Shares of the time in between: a chain that goes on has not counted them.
         UPDATE tokenalert.budgets SET counted = false;
+        -- What a worker that leads throughout sees of it.
+        INSERT INTO tokenalert.recounts (organization_id, cause) SELECT organization_id, 'policy_changed' FROM tokenalert.budgets;
     END IF;
 END
 $do$;
@@ -349,6 +351,11 @@ COMMENT ON COLUMN tokenalert.budget_history.admins_told IS 'How many admins got 
 COMMENT ON COLUMN tokenalert.budget_history.reason IS 'Why nobody was told: as in alert_history, or no_admin (the organization has none who is not muted); NULL: told';
 
 -- +goose Down
+-- What commits between a copy and its DROP would be lost: an alert, which would be
+-- told again, or a budget.
+SET LOCAL lock_timeout = '60ms';
+LOCK TABLE tokenalert.policies, tokenalert.budgets, tokenalert.budget_shares, tokenalert.budget_periods, tokenalert.budget_alerts IN ACCESS EXCLUSIVE MODE;
+
 -- As in 00007, which would stop later.
 -- +goose StatementBegin
 DO $do$

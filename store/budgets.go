@@ -123,10 +123,14 @@ const countedOfBudget = `s.period_start >= b.since
 
 // budgetBegins has a budget looked at when a period begins of which there is usage
 // before.
-const budgetBegins = `,
+const budgetBegins = budgetBeginsOf + `fence, shares` + inTime
+
+const budgetBeginsOf = `,
 budget_begins AS (
 	INSERT INTO tokenalert.recounts (organization_id, at, due_at, cause)
-	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, shares d
+	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM here, `
+
+const inTime = ` d
 	WHERE d.period_start > here.at
 	  AND NOT EXISTS (SELECT FROM tokenalert.budget_periods p
 	                  WHERE p.organization_id = d.organization_id AND p.period_start = d.period_start OFFSET 0)
@@ -173,7 +177,7 @@ counted_budgets AS (
 	ON CONFLICT (organization_id, period_start) DO UPDATE
 		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
 	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks
-),
+)` + budgetBeginsOf + `recounted_shares` + inTime + `,
 asked AS MATERIALIZED (
 	SELECT DISTINCT g.organization_id, p.period_start
 	FROM (
@@ -333,6 +337,10 @@ func (s *Store) BeginBudgets(ctx context.Context) (int64, error) {
 	}
 }
 
+// errBegunElsewhere: it is to be tried again, as the other may be a leader that was,
+// whose session ends.
+var errBegunElsewhere = errors.New("another worker is about it")
+
 // errBudgetChanged has what was listed of the budget forgotten.
 var errBudgetChanged = errors.New("the budget has changed meanwhile")
 
@@ -341,8 +349,11 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1) FROM (SELECT set_config('row_security', 'off', true),
 		set_config('statement_timeout', '30min', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)) s`,
 		int64(beginKey)).Scan(&mine)
-	if err != nil || !mine {
-		return 0, true, err
+	if err == nil && !mine {
+		err = errBegunElsewhere
+	}
+	if err != nil {
+		return 0, false, err
 	}
 	var organization uuid.UUID
 	var since time.Time
@@ -381,5 +392,5 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	if err == nil && last.RowsAffected() == 0 {
 		err = errBudgetChanged
 	}
-	return tag.RowsAffected(), false, err
+	return tag.RowsAffected() + last.RowsAffected(), false, err
 }

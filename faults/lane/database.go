@@ -54,14 +54,14 @@ func (s *site) read(ctx context.Context) (*oracle.Database, error) {
 	db := &oracle.Database{Users: map[uuid.UUID]oracle.User{}}
 	err := pgx.BeginTxFunc(ctx, s.control, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		var row oracle.Row
-		if err := forEach(ctx, tx, "SELECT id, user_id, tokens_used, created_at FROM ai_usage_logs",
-			[]any{&row.ID, &row.User, &row.Tokens, &row.At}, func() { db.Rows = append(db.Rows, row) }); err != nil {
+		if err := forEach(ctx, tx, "SELECT id, user_id, organization_id, tokens_used, created_at FROM ai_usage_logs",
+			[]any{&row.ID, &row.User, &row.Organization, &row.Tokens, &row.At}, func() { db.Rows = append(db.Rows, row) }); err != nil {
 			return err
 		}
 		var id uuid.UUID
 		var u oracle.User
-		if err := forEach(ctx, tx, "SELECT id, coalesce(monthly_token_limit, 0), coalesce(token_limit_reset_day, 1) FROM users",
-			[]any{&id, &u.Limit, &u.ResetDay}, func() { db.Users[id] = u }); err != nil {
+		if err := forEach(ctx, tx, "SELECT id, coalesce(monthly_token_limit, 0), coalesce(token_limit_reset_day, 1), organization_id, role = 'admin' FROM users",
+			[]any{&id, &u.Limit, &u.ResetDay, &u.Organization, &u.Admin}, func() { db.Users[id] = u }); err != nil {
 			return err
 		}
 		var t oracle.Total
@@ -79,6 +79,9 @@ func (s *site) read(ctx context.Context) (*oracle.Database, error) {
 				a.Channels = s.channelsOf(worker, a.CreatedAt)
 				db.Alerts = append(db.Alerts, a)
 			}); err != nil {
+			return err
+		}
+		if err := s.readBudgets(ctx, tx, db); err != nil {
 			return err
 		}
 		var n oracle.Notification

@@ -2,15 +2,18 @@ package lane
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"tokenalert/faults/oracle"
 	"tokenalert/faults/plan"
 )
 
-// A handover is an alert on its way by a channel.
+// A handover is an alert on its way by a channel: by its id, or, to an admin, by
+// one that follows from both.
 type handover struct {
 	alert   uuid.UUID
 	channel string
@@ -44,36 +47,53 @@ func (s *site) rescue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	alerts, channels, notifications := []string{}, []string{}, []string{} // a nil one would be NULL
-	for _, r := range receipts {
-		if r.Accepted {
-			alerts, channels = append(alerts, r.Alert.String()), append(channels, r.Channel)
+	return s.takeBack(ctx, func(h handover, notification uuid.UUID) bool {
+		if h.channel == plan.Notification {
+			return !slices.ContainsFunc(copies, func(n oracle.Notification) bool { return n.ID == notification })
 		}
-	}
-	for _, n := range copies {
-		notifications = append(notifications, n.ID.String())
-	}
-	return s.takeBack(ctx, `UPDATE tokenalert.river_job j SET state = 'available', scheduled_at = now()
-		WHERE state = 'running' AND attempted_at < now() - $4::interval
-		  AND NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS r (alert, channel)
-			WHERE r.alert = j.args ->> 'alert_id' AND r.channel = j.queue)
-		  AND NOT (j.queue = 'notification' AND EXISTS (SELECT FROM token_limit_alerts a
-			WHERE a.id::text = j.args ->> 'alert_id' AND a.notification_id::text = ANY ($3::text[])))
-		RETURNING (args ->> 'alert_id')::uuid, queue`, alerts, channels, notifications, stuckAfter.String())
+		return !slices.ContainsFunc(receipts, func(r oracle.Receipt) bool { return r.Accepted && handover{r.Alert, r.Channel} == h })
+	})
 }
 
-// takeBack has jobs done once more that sql takes from workers, and notes them.
-func (s *site) takeBack(ctx context.Context, sql string, args ...any) error {
-	rows, err := s.control.Query(ctx, sql, args...)
+// takeBack has jobs done once more that workers have been about for long, and
+// notes them. notification is the one that the alert has in the first database.
+func (s *site) takeBack(ctx context.Context, again func(h handover, notification uuid.UUID) bool) error {
+	rows, err := s.control.Query(ctx, `SELECT j.id, (j.args ->> 'alert_id')::uuid, (j.args ->> 'admin')::uuid, j.queue,
+		coalesce(a.notification_id, b.notification_id, '00000000-0000-0000-0000-000000000000')
+		FROM tokenalert.river_job j LEFT JOIN token_limit_alerts a ON a.id = (j.args ->> 'alert_id')::uuid
+		LEFT JOIN tokenalert.budget_alerts b ON b.id = (j.args ->> 'alert_id')::uuid
+		WHERE j.state = 'running' AND j.attempted_at < now() - $1::interval`, stuckAfter.String())
 	if err != nil {
 		return err
 	}
+	var id int64
+	var admin *uuid.UUID
 	var h handover
-	_, err = pgx.ForEachRow(rows, []any{&h.alert, &h.channel}, func() error {
-		s.trace("taken back", "alert", h.alert, "channel", h.channel)
+	var notification uuid.UUID
+	taken, ids := map[int64]handover{}, []int64{}
+	_, err = pgx.ForEachRow(rows, []any{&id, &h.alert, &admin, &h.channel, &notification}, func() error {
+		if admin != nil {
+			h.alert, notification = uuid.NewSHA1(h.alert, admin[:]), uuid.NewSHA1(notification, admin[:])
+		}
+		if again(h, notification) {
+			taken[id] = h
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rows, err = s.control.Query(ctx, `UPDATE tokenalert.river_job SET state = 'available', scheduled_at = now()
+		WHERE id = ANY ($1::bigint[]) AND state = 'running' RETURNING id`, ids)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+		s.trace("taken back", "alert", taken[id].alert, "channel", taken[id].channel)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.hurried[h] = true
+		s.hurried[taken[id]] = true
 		return nil
 	})
 	return err
@@ -92,8 +112,7 @@ func (s *site) deliverAgain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, againWithin)
 	defer cancel()
 	for {
-		err := s.takeBack(ctx, `UPDATE tokenalert.river_job SET state = 'available', scheduled_at = now()
-			WHERE state = 'running' AND attempted_at < now() - $1::interval RETURNING (args ->> 'alert_id')::uuid, queue`, stuckAfter.String())
+		err := s.takeBack(ctx, func(handover, uuid.UUID) bool { return true })
 		if err != nil {
 			s.trace("deliver again", "error", err.Error())
 			return

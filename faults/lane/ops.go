@@ -60,6 +60,8 @@ func (w *writer) do(ctx context.Context, i int, op plan.Op) {
 			_, err := tx.Exec(ctx, "SELECT pg_sleep($1)", op.Keep.Seconds())
 			return err
 		})
+	case plan.SetBudget, plan.RemoveBudget:
+		w.changeBudget(ctx, op)
 	default:
 		w.correct(ctx, op)
 	}
@@ -298,7 +300,7 @@ func (w *writer) correct(ctx context.Context, op plan.Op) {
 	user, there := w.user(id)
 	w.transact(ctx, op.Kind, func(tx pgx.Tx, c *oracle.Change) error {
 		switch op.Kind {
-		case plan.ChangeTokens, plan.MoveRow, plan.DeleteRows:
+		case plan.ChangeTokens, plan.MoveRow, plan.GiveRow, plan.DeleteRows:
 			if !found {
 				return errNothing
 			}
@@ -320,6 +322,13 @@ func (w *writer) correct(ctx context.Context, op plan.Op) {
 		case plan.SetResetDay:
 			c.ResetDay = map[uuid.UUID]int{id: op.Value}
 			_, err = tx.Exec(ctx, "UPDATE users SET token_limit_reset_day = $2 WHERE id = $1", id, op.Value)
+		case plan.MoveUser:
+			to := w.organizations[op.Organization]
+			c.Organization = map[uuid.UUID]uuid.UUID{id: to}
+			_, err = tx.Exec(ctx, "UPDATE users SET organization_id = $2 WHERE id = $1", id, to)
+		case plan.SetAdmin:
+			c.Admin = map[uuid.UUID]bool{id: op.Value == 1}
+			_, err = tx.Exec(ctx, "UPDATE users SET role = CASE WHEN $2 THEN 'admin' ELSE 'student' END WHERE id = $1", id, op.Value == 1)
 		case plan.DeleteUser:
 			c.Gone = []uuid.UUID{id}
 			_, err = tx.Exec(ctx, "DELETE FROM users WHERE id = $1", id)
@@ -342,9 +351,13 @@ func (w *writer) correctRow(ctx context.Context, tx pgx.Tx, c *oracle.Change, op
 		if !there {
 			return errNothing
 		}
-		row.User = to
+		row.User, row.Organization = to, w.organizationOf(to)
 		c.Update = []oracle.Row{row}
-		_, err = tx.Exec(ctx, "UPDATE ai_usage_logs SET user_id = $2, organization_id = $3 WHERE id = $1", row.ID, row.User, w.organizationOf(row.User))
+		_, err = tx.Exec(ctx, "UPDATE ai_usage_logs SET user_id = $2, organization_id = $3 WHERE id = $1", row.ID, row.User, row.Organization)
+	case plan.GiveRow:
+		row.Organization = w.organizations[op.Organization]
+		c.Update = []oracle.Row{row}
+		_, err = tx.Exec(ctx, "UPDATE ai_usage_logs SET organization_id = $2 WHERE id = $1", row.ID, row.Organization)
 	case plan.DeleteRows:
 		c.Delete = []uuid.UUID{row.ID}
 		_, err = tx.Exec(ctx, "DELETE FROM ai_usage_logs WHERE id = $1", row.ID)

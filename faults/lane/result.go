@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ type Result struct {
 	Expected int                        `json:"expected"`
 	Possible int                        `json:"possible"`
 	Told     int                        `json:"told"`
+	Budgets  oracle.BudgetCounts        `json:"budgets"`
 	Landed   map[plan.FaultKind]Landing `json:"landed"`
 	// Deliveries that had to arrive, messages that did, and those of them that
 	// had arrived before, each once more because of a fault; and what is wrong.
@@ -110,7 +112,7 @@ func (s *site) judge(ctx context.Context) {
 	r.Deliveries, r.Received, r.Repeated = v.Due, v.Received, v.Repeated
 	r.Wrong += len(v.Wrong)
 	r.Faults = append(r.Faults, v.Faults()...)
-	r.Expected, r.Possible, r.Told = v.Expected, v.Possible, v.Told
+	r.Expected, r.Possible, r.Told, r.Budgets = v.Expected, v.Possible, v.Told, v.Budgets
 	s.readLogs()
 	s.measure()
 }
@@ -129,7 +131,8 @@ func (s *site) ask(ctx context.Context) (*oracle.Verdict, error) {
 	s.mu.Lock()
 	w := &oracle.World{
 		Zone: s.zone, Thresholds: plan.Thresholds, Ended: s.now(), Users: s.began, Changes: s.changes,
-		FullCounts: s.fullCounts.Load(),
+		FullCounts: s.fullCounts.Load(), Budgets: s.budgets,
+		Webhook: slices.ContainsFunc(s.plan.Channels, func(c []string) bool { return slices.Contains(c, plan.Webhook) }),
 	}
 	s.mu.Unlock()
 	return oracle.Judge(w, db), nil
@@ -166,6 +169,9 @@ func (s *site) readLogs() {
 				s.wrong(err)
 			}
 		}
+	}
+	if n := r.Events["user.set_aside"]; n > 0 { // nobody's data is at fault here
+		s.wrong(fmt.Errorf("%d times a decision could not be written, and somebody was set aside", n))
 	}
 	for notification, n := range told {
 		if n > 1 {
@@ -205,7 +211,7 @@ func (r *Result) readLog(path string, told map[string]int) error {
 				r.Events["tick.full"]++
 			}
 		}
-		if line.Event == "alert.sent" {
+		if line.Event == "alert.sent" || line.Event == "budget.sent" {
 			told[line.Notification]++
 		}
 	}

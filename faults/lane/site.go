@@ -43,11 +43,14 @@ type site struct {
 	ahead     time.Duration
 	settings  []string // of the workers
 
-	users   []uuid.UUID // as in the plan
-	slots   []*slot
-	writers []*writer
-	tracer  *tracer
-	result  Result
+	users []uuid.UUID // as in the plan
+	// organizations are as in the plan, where it has some.
+	organizations []uuid.UUID
+	budgets       map[uuid.UUID]oracle.Budget // of these, from the beginning
+	slots         []*slot
+	writers       []*writer
+	tracer        *tracer
+	result        Result
 
 	inbox     *pgx.Conn // the other database, where there is one
 	receivers map[string]*receiver
@@ -60,7 +63,7 @@ type site struct {
 	mu      sync.Mutex
 	began   map[uuid.UUID]oracle.User
 	current map[uuid.UUID]oracle.User
-	orgs    map[uuid.UUID]uuid.UUID
+	orgs    map[uuid.UUID]uuid.UUID // of users, also of those who are gone
 	changes []oracle.Change
 	errs    []error
 
@@ -139,6 +142,9 @@ func (s *site) open(ctx context.Context) error {
 	if err := s.setClock(ctx); err != nil {
 		return err
 	}
+	if err := s.beginBudgets(ctx); err != nil {
+		return err
+	}
 	if err := s.openReceivers(ctx); err != nil {
 		return err
 	}
@@ -167,9 +173,23 @@ func (s *site) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, o := range s.plan.Organizations {
+		name := "Budgeted"
+		if o.Doomed {
+			name = "Doomed"
+		}
+		id, err := host.NewOrganization(ctx, conn, name)
+		if err != nil {
+			return err
+		}
+		s.organizations = append(s.organizations, id)
+	}
 	for _, u := range s.plan.Users {
 		org := common
-		if u.Doomed {
+		switch {
+		case s.plan.Budgets():
+			org = s.organizations[u.Organization]
+		case u.Doomed:
 			if org, err = host.NewOrganization(ctx, conn, "Doomed"); err != nil {
 				return err
 			}
@@ -178,9 +198,14 @@ func (s *site) populate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if u.Admin {
+			if _, err := conn.Exec(ctx, "UPDATE users SET role = 'admin' WHERE id = $1", id); err != nil {
+				return err
+			}
+		}
 		s.users = append(s.users, id)
 		s.orgs[id] = org
-		s.began[id] = oracle.User{Limit: int64(u.Limit), ResetDay: u.ResetDay}
+		s.began[id] = oracle.User{Limit: int64(u.Limit), ResetDay: u.ResetDay, Organization: org, Admin: u.Admin}
 		s.current[id] = s.began[id]
 	}
 	return nil
@@ -195,8 +220,13 @@ func (s *site) play(ctx context.Context) {
 		s.fail(errors.New("no worker took the lead"))
 		return
 	}
+	together := new(sync.Mutex)
 	for n := range s.plan.Writers {
-		s.writers = append(s.writers, &writer{site: s, n: n})
+		w := &writer{site: s, n: n, committing: new(sync.Mutex)}
+		if s.plan.Budgets() { // one sums up what all do
+			w.committing = together
+		}
+		s.writers = append(s.writers, w)
 	}
 	var all sync.WaitGroup
 	for _, w := range s.writers {
@@ -225,11 +255,13 @@ func (s *site) play(ctx context.Context) {
 	}
 }
 
-// awaitLeader returns when a worker has taken the lead and counted once.
+// awaitLeader returns when a worker has taken the lead and counted once, budgets
+// as well.
 func (s *site) awaitLeader(ctx context.Context) bool {
 	for {
 		var counted bool
-		err := s.control.QueryRow(ctx, "SELECT EXISTS (SELECT FROM tokenalert.ticks)").Scan(&counted)
+		err := s.control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tokenalert.ticks)
+			AND NOT EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted)`).Scan(&counted)
 		if err == nil && counted {
 			return true
 		}
@@ -263,7 +295,18 @@ func (s *site) close() {
 func (s *site) note(c oracle.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c.Done = s.now()
 	s.changes = append(s.changes, c)
+	for id, organization := range c.Organization {
+		u := s.current[id]
+		u.Organization = organization
+		s.current[id], s.orgs[id] = u, organization
+	}
+	for id, admin := range c.Admin {
+		u := s.current[id]
+		u.Admin = admin
+		s.current[id] = u
+	}
 	for id, limit := range c.Limit {
 		u := s.current[id]
 		u.Limit = limit
@@ -287,7 +330,11 @@ func (s *site) user(id uuid.UUID) (oracle.User, bool) {
 	return u, ok
 }
 
-func (s *site) organizationOf(id uuid.UUID) uuid.UUID { return s.orgs[id] }
+func (s *site) organizationOf(id uuid.UUID) uuid.UUID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.orgs[id]
+}
 
 // correctable is the earliest row of a user that is corrected: older ones may be
 // history.

@@ -25,7 +25,7 @@ type writer struct {
 
 	beside sync.WaitGroup // transactions that stay open while it goes on
 	// committing makes the order of commits that of the numbers that they take.
-	committing sync.Mutex
+	committing *sync.Mutex
 	mu         sync.Mutex
 	rows       []oracle.Row // that it may correct: of its own users, current
 }
@@ -159,7 +159,7 @@ func (w *writer) insert(ctx context.Context, tx pgx.Tx, change *oracle.Change, r
 	var tokens []int64
 	var at []time.Time
 	for _, r := range w.place(rows) {
-		ids, users, orgs = append(ids, r.ID), append(users, r.User), append(orgs, w.organizationOf(r.User))
+		ids, users, orgs = append(ids, r.ID), append(users, r.User), append(orgs, r.Organization)
 		tokens, at = append(tokens, r.Tokens), append(at, r.At)
 		change.Insert = append(change.Insert, r)
 	}
@@ -176,7 +176,7 @@ func (w *writer) copy(ctx context.Context, tx pgx.Tx, change *oracle.Change, row
 		[]string{"id", "user_id", "organization_id", "tokens_used", "input_tokens", "output_tokens", "created_at"},
 		pgx.CopyFromSlice(len(placed), func(i int) ([]any, error) {
 			r := placed[i]
-			return []any{r.ID, r.User, w.organizationOf(r.User), r.Tokens, r.Tokens, 0, r.At}, nil
+			return []any{r.ID, r.User, r.Organization, r.Tokens, r.Tokens, 0, r.At}, nil
 		}))
 	return err
 }
@@ -188,7 +188,7 @@ func (w *writer) call(ctx context.Context, tx pgx.Tx, change *oracle.Change, row
 	}
 	for _, r := range w.place(rows) {
 		err := tx.QueryRow(ctx, `SELECT log_ai_usage($1, $2, $3, $3, 0, '/api/chat', 'example-model', 'chat', '{}', 'What is a token?', 'A piece of a word.')`,
-			r.User, w.organizationOf(r.User), r.Tokens).Scan(&r.ID)
+			r.User, r.Organization, r.Tokens).Scan(&r.ID)
 		if err != nil {
 			return err
 		}
@@ -217,7 +217,7 @@ func (w *writer) place(rows []plan.Row) []oracle.Row {
 		case plan.Next:
 			at = oracle.PeriodEnd(u.ResetDay, w.zone, now).Add(time.Duration(1+r.Tokens) * time.Minute)
 		}
-		placed = append(placed, oracle.Row{ID: uuid.New(), User: id, Tokens: int64(r.Tokens), At: at.UTC()})
+		placed = append(placed, oracle.Row{ID: uuid.New(), User: id, Organization: u.Organization, Tokens: int64(r.Tokens), At: at.UTC()})
 	}
 	return placed
 }

@@ -7,8 +7,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// The channel of copies in the other database. All others have receipts.
-const channelOfCopies = "notification"
+// The channel of copies in the other database; all others have receipts. And that
+// by which nobody in particular is told.
+const (
+	channelOfCopies   = "notification"
+	channelOfWebhooks = "webhook"
+)
 
 // A Receipt is a message that arrived.
 type Receipt struct {
@@ -23,7 +27,7 @@ type Receipt struct {
 }
 
 // checkDeliveries looks at what arrived by e-mail and webhook.
-func (v *Verdict) checkDeliveries(accounts map[uuid.UUID]*account, db *Database) {
+func (v *Verdict) checkDeliveries(ls *ledgers, accounts map[uuid.UUID]*account, db *Database) {
 	wrong := func(format string, args ...any) { v.Deliveries = append(v.Deliveries, fmt.Sprintf(format, args...)) }
 	type delivery struct {
 		alert   uuid.UUID
@@ -34,6 +38,9 @@ func (v *Verdict) checkDeliveries(accounts map[uuid.UUID]*account, db *Database)
 		if a.Sent {
 			told[a.ID] = a
 		}
+	}
+	for _, a := range ofBudgets(ls, db) {
+		told[a.ID] = a
 	}
 	accepted := map[delivery]Receipt{}
 	seen := map[delivery]bool{}
@@ -64,7 +71,7 @@ func (v *Verdict) checkDeliveries(accounts map[uuid.UUID]*account, db *Database)
 	}
 	for _, a := range told {
 		for _, channel := range a.Channels {
-			if channel == channelOfCopies || accounts[a.User] == nil {
+			if channel == channelOfCopies || a.User != uuid.Nil && accounts[a.User] == nil {
 				continue
 			}
 			v.Due++
@@ -77,7 +84,7 @@ func (v *Verdict) checkDeliveries(accounts map[uuid.UUID]*account, db *Database)
 
 // checkCopies looks at the notifications of the other database: each is one of
 // the first, under its id and with its words.
-func (v *Verdict) checkCopies(accounts map[uuid.UUID]*account, db *Database) {
+func (v *Verdict) checkCopies(ls *ledgers, accounts map[uuid.UUID]*account, db *Database) {
 	wrong := func(format string, args ...any) {
 		v.Deliveries = append(v.Deliveries, fmt.Sprintf("by "+channelOfCopies+": "+format, args...))
 	}
@@ -100,7 +107,7 @@ func (v *Verdict) checkCopies(accounts map[uuid.UUID]*account, db *Database) {
 			wrong("%+v is a copy of %+v", n, original)
 		}
 	}
-	for _, a := range db.Alerts {
+	for _, a := range slices.Concat(db.Alerts, ofBudgets(ls, db)) {
 		if !a.Sent || a.Notification == nil || !slices.Contains(a.Channels, channelOfCopies) || accounts[a.User] == nil {
 			continue
 		}
@@ -109,4 +116,30 @@ func (v *Verdict) checkCopies(accounts map[uuid.UUID]*account, db *Database) {
 			wrong("the notification of alert %s of user %s has not arrived", a.ID, a.User)
 		}
 	}
+}
+
+// ofBudgets are what is delivered of alerts of budgets: a webhook of each, and to
+// each admin whatever else there is, under an id of its own. It must arrive only
+// where they were admins throughout: who is none any more is not told.
+func ofBudgets(ls *ledgers, db *Database) []Alert {
+	if !budgetsAreDelivered {
+		return nil
+	}
+	var list []Alert
+	for _, a := range db.BudgetAlerts {
+		if !a.Sent {
+			continue
+		}
+		list = append(list, Alert{ID: a.ID, Sent: true, Channels: slices.DeleteFunc(slices.Clone(a.Channels), func(c string) bool { return c != channelOfWebhooks })})
+		all, some, _ := ls.adminsAt(a.Organization, a.CreatedAt)
+		for admin := range some {
+			notice := a.noticeOf(admin)
+			d := Alert{ID: a.keyOf(admin), User: admin, Sent: true, Notification: &notice}
+			if all[admin] {
+				d.Channels = slices.DeleteFunc(slices.Clone(a.Channels), func(c string) bool { return c == channelOfWebhooks })
+			}
+			list = append(list, d)
+		}
+	}
+	return list
 }

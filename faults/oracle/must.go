@@ -14,14 +14,15 @@ func (p *period) limits() []int64 {
 }
 
 // judge says whether an alert of this threshold and limit must exist, and
-// whether it may.
-func (p *period) judge(w *World, a *account, threshold int, limit int64) (must, may bool) {
+// whether it may. changed is whether the limit has changed, which is not asked of
+// periods that have ended.
+func (p *period) judge(w *World, changed bool, threshold int, limit int64) (must, may bool) {
 	if !p.start.Before(w.Ended) {
 		return false, false // it has not begun
 	}
 	may = slices.ContainsFunc(p.states, func(s state) bool { return s.limit == limit && s.reached(threshold) })
 	closed := !p.end.After(w.Ended)
-	if p.unsure || closed && (w.FullCounts || a.limits > 0) {
+	if p.unsure || closed && (w.FullCounts || changed) {
 		return false, may
 	}
 	return may && p.unavoidable(threshold, limit), may

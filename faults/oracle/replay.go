@@ -106,6 +106,16 @@ func replay(w *World) map[uuid.UUID]*account {
 				}
 			}
 		}
+		for id, organization := range c.Organization {
+			if a := accounts[id]; a != nil {
+				a.Organization = organization
+			}
+		}
+		for id, admin := range c.Admin {
+			if a := accounts[id]; a != nil {
+				a.Admin = admin
+			}
+		}
 		for id, day := range c.ResetDay {
 			if a := accounts[id]; a != nil {
 				a.move(w, day)

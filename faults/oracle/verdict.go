@@ -24,6 +24,8 @@ type Verdict struct {
 	Due      int // alerts by each channel that they have to arrive by
 	Received int // messages of these and others that arrived
 	Repeated int // of them, that had arrived before
+
+	Budgets BudgetCounts
 }
 
 // OK reports whether nothing is wrong.
@@ -50,9 +52,12 @@ func Judge(w *World, db *Database) *Verdict {
 	v.checkRows(accounts, db)
 	v.checkTotals(w, accounts, db)
 	v.checkAlerts(w, accounts, db)
-	v.checkNotifications(accounts, db)
-	v.checkDeliveries(accounts, db)
-	v.checkCopies(accounts, db)
+	ledgers := replayBudgets(w)
+	v.checkBudgets(ledgers, db)
+	v.checkBudgetAlerts(w, ledgers, db)
+	v.checkNotifications(w, accounts, db)
+	v.checkDeliveries(ledgers, accounts, db)
+	v.checkCopies(ledgers, accounts, db)
 	return v
 }
 
@@ -71,7 +76,7 @@ func (v *Verdict) checkRows(accounts map[uuid.UUID]*account, db *Database) {
 			continue
 		}
 		mine, ok := a.rows[r.ID]
-		if !ok || mine.Tokens != r.Tokens || !mine.At.Equal(r.At) {
+		if !ok || mine.Organization != r.Organization || mine.Tokens != r.Tokens || !mine.At.Equal(r.At) {
 			v.Laboratory = append(v.Laboratory, fmt.Sprintf("row %s is %+v and known (%t) as %+v", r.ID, r, ok, mine))
 		}
 	}
@@ -145,7 +150,7 @@ func (v *Verdict) checkAlerts(w *World, accounts map[uuid.UUID]*account, db *Dat
 			for _, threshold := range w.Thresholds {
 				for _, limit := range p.limits() {
 					k := alertKey{id, start, threshold, limit}
-					must, may := p.judge(w, a, threshold, limit)
+					must, may := p.judge(w, a.limits > 0, threshold, limit)
 					switch {
 					case must:
 						v.Expected++
@@ -224,13 +229,21 @@ func (v *Verdict) checkAlert(a *account, p *period, k alertKey, row Alert, found
 	}
 }
 
-func (v *Verdict) checkNotifications(accounts map[uuid.UUID]*account, db *Database) {
+func (v *Verdict) checkNotifications(w *World, accounts map[uuid.UUID]*account, db *Database) {
 	alerts := map[uuid.UUID]int{}
 	of := map[uuid.UUID]uuid.UUID{}
 	for _, a := range db.Alerts {
 		if a.Notification != nil {
 			alerts[*a.Notification]++
 			of[*a.Notification] = a.User
+		}
+	}
+	for _, a := range db.BudgetAlerts {
+		for admin := range w.Users {
+			if a.Sent {
+				alerts[a.noticeOf(admin)]++
+				of[a.noticeOf(admin)] = admin
+			}
 		}
 	}
 	seen := map[uuid.UUID]bool{}
@@ -248,9 +261,9 @@ func (v *Verdict) checkNotifications(accounts map[uuid.UUID]*account, db *Databa
 		}
 		seen[n.ID] = true
 	}
-	for id, n := range alerts {
-		if !seen[id] {
-			v.Missed = append(v.Missed, fmt.Sprintf("%d alerts of user %s say that the notification %s told them, which is not there", n, of[id], id))
+	for _, a := range db.Alerts {
+		if id := a.Notification; id != nil && !seen[*id] {
+			v.Missed = append(v.Missed, fmt.Sprintf("alert %s of user %s says that the notification %s told them, which is not there", a.ID, a.User, *id))
 		}
 	}
 }

@@ -6,22 +6,25 @@ import (
 	"github.com/google/uuid"
 )
 
-// A User is a user's limit and reset day.
+// A User is a user's limit and reset day, and who they are in which organization.
 type User struct {
-	Limit    int64
-	ResetDay int
+	Limit        int64
+	ResetDay     int
+	Organization uuid.UUID
+	Admin        bool
 }
 
 // A Row is a row of usage.
 type Row struct {
-	ID, User uuid.UUID
-	Tokens   int64
-	At       time.Time
+	ID, User     uuid.UUID
+	Organization uuid.UUID // whose budget it belongs to, wherever the user is later
+	Tokens       int64
+	At           time.Time
 }
 
 // A Change is what a transaction did that has committed.
 type Change struct {
-	Order    int64 // among all that touch the same users
+	Order    int64 // among all that touch the same users; where there are budgets, among all
 	Insert   []Row
 	Update   []Row // as they are afterwards
 	Delete   []uuid.UUID
@@ -29,6 +32,12 @@ type Change struct {
 	Limit    map[uuid.UUID]int64
 	ResetDay map[uuid.UUID]int
 	Gone     []uuid.UUID // users deleted
+
+	Organization map[uuid.UUID]uuid.UUID // users moved
+	Admin        map[uuid.UUID]bool
+	Budget       map[uuid.UUID]*Budget // of organizations; nil: taken away
+	// Done is by when it had committed, by the database's clock.
+	Done time.Time
 }
 
 // A World is what the writers know.
@@ -41,6 +50,9 @@ type World struct {
 	// FullCounts: something made a worker count everything anew, which says
 	// nothing of what was crossed in periods that have ended.
 	FullCounts bool
+
+	Budgets map[uuid.UUID]Budget // from the beginning
+	Webhook bool                 // some worker delivers by webhook
 }
 
 // A Total is what the worker has counted.
@@ -78,6 +90,11 @@ type Database struct {
 	Totals        []Total
 	Alerts        []Alert
 	Notifications []Notification
+
+	Budgets      []BudgetInForce
+	Shares       []Share
+	BudgetTotals []BudgetTotal
+	BudgetAlerts []BudgetAlert
 
 	Receipts []Receipt      // by e-mail and webhook, in their order
 	Copies   []Notification // in the other database

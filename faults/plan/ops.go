@@ -61,6 +61,9 @@ type Op struct {
 	// what is set: tokens, a percentage of the limit, a day.
 	Pick  uint32
 	Value int
+	// Organization is whose budget it is about, or where to, and Budget what is set.
+	Organization int
+	Budget       *Budget
 }
 
 // weights of the operations that every schedule has.

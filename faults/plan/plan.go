@@ -37,6 +37,9 @@ type Plan struct {
 	// Receivers are what goes wrong where alerts arrive, one after the other,
 	// beside the other faults.
 	Receivers []ReceiverFault
+	// Organizations are those that users are in; empty: nobody has a budget, and
+	// all are in one but for the doomed.
+	Organizations []Organization
 
 	length    time.Duration // of the writing, where it is set
 	perWriter int           // users of each
@@ -48,6 +51,9 @@ type User struct {
 	Doomed   bool
 	Limit    int
 	ResetDay int
+	// In Plan.Organizations, where there are some.
+	Organization int
+	Admin        bool
 }
 
 const (
@@ -93,6 +99,7 @@ func New(seed uint64, kinds []FaultKind) *Plan {
 		p.makeLull(r)
 	}
 	p.makeDeliveries()
+	p.makeBudgets()
 	return p
 }
 
