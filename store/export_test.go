@@ -72,6 +72,15 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	return plans, err
 }
 
+// LimitCorrections bounds those that one tick deals with.
+func (q *TickRequest) LimitCorrections(n int64) { q.corrections = n }
+
+// What BeginBudgets is to be called again after.
+var (
+	ErrBudgetChanged   = errBudgetChanged
+	ErrBeginsElsewhere = errBeginsElsewhere
+)
+
 // Trace writes each message on the pool's connection to w, one a line, until
 // stop is called (see pgproto3.Frontend).
 func (s *Store) Trace(ctx context.Context, w io.Writer) (stop func(), err error) {

@@ -214,6 +214,9 @@ func (r *Reconciled) read(ctx context.Context, tx pgx.Tx, current *currentPeriod
 	return actual, nil
 }
 
+// CauseReconcile is what corrections are for that a reconciliation asks for.
+const CauseReconcile = "reconcile"
+
 // Recount puts users on the list of corrections, to be counted anew, and rings
 // as the triggers do, so that whoever leads looks at once.
 func (s *Store) Recount(ctx context.Context, users []uuid.UUID, cause string) error {
