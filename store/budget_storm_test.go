@@ -42,7 +42,7 @@ const (
 	budgetStormFor           = 4 * time.Second
 	budgetStormWriters       = 6
 	budgetStormOrganizations = 3
-	budgetStormUsers         = 6
+	budgetStormUsers         = 12
 )
 
 // budgetZones differ in where months begin, and in when their clocks change.
@@ -368,8 +368,11 @@ func (s *budgetStorm) ticks(ctx context.Context, own *store.Store, r *rand.Rand)
 	}
 	kind := store.Window
 	for !s.stopped() {
+		if r.IntN(50) == 0 {
+			kind = store.Full // as for other settings
+		}
 		q := s.request(kind)
-		q.Periods, q.Slice = periods, 1+r.Int64N(20)
+		q.Periods, q.Slice = periods, 1+r.Int64N(6)
 		q.LimitCorrections(1 + r.Int64N(30))
 		result, err := own.Tick(ctx, q, func(_ store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
 			return nil
@@ -401,7 +404,7 @@ func (s *budgetStorm) ticks(ctx context.Context, own *store.Store, r *rand.Rand)
 			if periods, err = own.Periods(ctx, "UTC"); err != nil { // which may be stale when they are used
 				return err
 			}
-			time.Sleep(time.Duration(r.IntN(10)) * time.Millisecond)
+			time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
 		}
 	}
 	return nil

@@ -81,6 +81,17 @@ var (
 	ErrBeginsElsewhere = errBeginsElsewhere
 )
 
+// DownOne goes down by one version, as a Down that is interrupted does.
+func (m *Migrator) DownOne(ctx context.Context) error {
+	p, end, err := m.provider()
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = p.Down(ctx)
+	return err
+}
+
 // Trace writes each message on the pool's connection to w, one a line, until
 // stop is called (see pgproto3.Frontend).
 func (s *Store) Trace(ctx context.Context, w io.Writer) (stop func(), err error) {
