@@ -175,12 +175,20 @@ counted_shares AS (
 	ON CONFLICT (organization_id, period_start, user_id) DO UPDATE SET tokens_used = EXCLUDED.tokens_used
 ),
 added_up AS ( -- both sides as they were before what is counted here
-	SELECT p.organization_id, p.period_start, p.period_end, coalesce((
+	SELECT d.*, coalesce((
 		SELECT sum(s.tokens_used) FROM tokenalert.budget_shares s
-		WHERE s.organization_id = p.organization_id AND s.period_start = p.period_start), 0) - p.tokens_used AS lacking
-	FROM (SELECT DISTINCT organization_id, at FROM taken WHERE user_id IS NULL AND cause = '` + CauseReconcile + `') t, LATERAL (
-		SELECT * FROM tokenalert.budget_periods p WHERE p.organization_id = t.organization_id AND p.period_start = t.at OFFSET 0
-	) p
+		WHERE s.organization_id = d.organization_id AND s.period_start = d.period_start), 0) - coalesce((
+		SELECT s.tokens_used FROM tokenalert.budget_periods s
+		WHERE s.organization_id = d.organization_id AND s.period_start = d.period_start), 0) AS lacking
+	FROM (
+		SELECT DISTINCT g.organization_id, p.period_start, p.period_end
+		FROM (
+			SELECT t.organization_id, t.at, ` + placeOfBudget + `
+			FROM taken t, LATERAL (SELECT * FROM tokenalert.budgets b WHERE b.organization_id = t.organization_id OFFSET 0) b
+			WHERE t.user_id IS NULL AND t.cause = '` + CauseReconcile + `'
+		) g
+		` + periodOfGroup + `
+	) d
 ),
 counted_budgets AS (
 	INSERT INTO tokenalert.budget_periods AS p (organization_id, period_start, period_end, tokens_used, tick_id, policy_seen)

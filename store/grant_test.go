@@ -66,6 +66,9 @@ var needed = []string{
 	"INSERT (title) ON notifications",
 	"INSERT (user_id) ON notifications",
 	"INSERT ON token_limit_alerts",
+	"INSERT ON tokenalert.budget_alerts",
+	"INSERT ON tokenalert.budget_periods",
+	"INSERT ON tokenalert.budget_shares",
 	"INSERT ON tokenalert.recounts",
 	"INSERT ON tokenalert.river_job",
 	"INSERT ON tokenalert.river_leader",
@@ -77,12 +80,17 @@ var needed = []string{
 	"SELECT (full_name) ON users",
 	"SELECT (id) ON users",
 	"SELECT (language) ON users",
+	"SELECT (organization_id) ON ai_usage_logs",
 	"SELECT (organization_id) ON users",
 	"SELECT (tokens_used) ON ai_usage_logs",
 	"SELECT (user_id) ON ai_usage_logs",
 	"SELECT (xact_id) ON ai_usage_logs",
 	"SELECT ON SEQUENCE tokenalert.doorbell",
 	"SELECT ON token_limit_alerts",
+	"SELECT ON tokenalert.budget_alerts",
+	"SELECT ON tokenalert.budget_periods",
+	"SELECT ON tokenalert.budget_shares",
+	"SELECT ON tokenalert.budgets",
 	"SELECT ON tokenalert.goose_db_version",
 	"SELECT ON tokenalert.policies",
 	"SELECT ON tokenalert.recounts",
@@ -97,6 +105,9 @@ var needed = []string{
 	"UPDATE ON tokenalert.river_job",
 	"UPDATE ON tokenalert.river_leader",
 	"UPDATE ON tokenalert.river_queue",
+	"UPDATE ON tokenalert.budget_periods",
+	"UPDATE ON tokenalert.budget_shares",
+	"UPDATE (counted) ON tokenalert.budgets",
 	"UPDATE ON tokenalert.settings",
 	"UPDATE ON tokenalert.usage_periods",
 	"USAGE ON SCHEMA public",
@@ -123,6 +134,10 @@ func TestTheRuntimeRoleHasExactlyTheseGrants(t *testing.T) {
 func (s *site) duties(ctx context.Context, role string) error {
 	user := s.user(0)
 	s.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES ($1, now(), 'test')", user)
+	if !ask[bool](s, "SELECT EXISTS (SELECT FROM tokenalert.budgets)") {
+		s.budget(s.org, 1000, 1, "UTC")
+	}
+	s.exec("UPDATE tokenalert.budgets SET counted = false")
 	st, err := store.Open(s.db.URLs(role))
 	require.NoError(s.t, err)
 	defer st.Close()
@@ -142,6 +157,9 @@ func (s *site) duties(ctx context.Context, role string) error {
 		if _, err = st.Poll(ctx); err != nil {
 			return err
 		}
+		if _, err = st.BeginBudgets(ctx); err != nil {
+			return err
+		}
 		_, err = st.Tick(ctx, store.TickRequest{
 			Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Decisions: 1000, Worker: "test", Isolated: kind == store.Full,
 			TellAdmins: func(*store.Alert, []store.Admin) {},
@@ -152,13 +170,16 @@ func (s *site) duties(ctx context.Context, role string) error {
 				ID: uuid.New(), OrganizationID: s.org, PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(),
 				NotificationID: uuid.New(), Title: "title", Body: "body", Link: "/", Newest: &start,
 				Channels: []string{"email"}, ToAdmins: true,
+			}}}, {OrganizationID: s.org, PeriodStart: start, Marks: []int32{80}, Alerts: []store.Alert{{
+				ID: uuid.New(), OrganizationID: s.org, PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(),
+				NotificationID: uuid.New(), Link: "/", ToAdmins: true,
 			}}}}
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if err = st.Recount(ctx, []uuid.UUID{user}, "test"); err != nil {
+	if err = st.Recount(ctx, []store.Difference{{UserID: user, PeriodStart: time.Now()}}, "test"); err != nil {
 		return err
 	}
 	if _, err = st.Reconcile(ctx, periods, nil); err != nil {

@@ -34,13 +34,15 @@ var readersNeed = []string{
 	"EXECUTE ON FUNCTION tokenalert.period_start(integer,text,timestamp with time zone)",
 	"EXECUTE ON FUNCTION tokenalert.reset_date(integer,timestamp without time zone)",
 	"SELECT ON tokenalert.alert_history",
+	"SELECT ON tokenalert.budget_history",
+	"SELECT ON tokenalert.current_budgets",
 	"SELECT ON tokenalert.current_usage",
 	"USAGE ON SCHEMA tokenalert",
 }
 
-// readAll reads all of both views and returns the first error.
+// readAll reads all of the views and returns the first error.
 func readAll(ctx context.Context, conn *pgx.Conn) error {
-	for _, view := range []string{"current_usage", "alert_history"} {
+	for _, view := range []string{"current_usage", "alert_history", "current_budgets", "budget_history"} {
 		if _, err := conn.Exec(ctx, "SELECT * FROM tokenalert."+view); err != nil {
 			return err
 		}
@@ -107,7 +109,7 @@ func TestAReaderReadsNothingElse(t *testing.T) {
 			assert.Equal(t, "42501", store.SQLState(err), "%s: %v", name, err)
 		}
 	}
-	assert.Equal(t, []string{"tokenalert.alert_history", "tokenalert.current_usage", "tokenalert.doorbell"}, may, "the bell is for everybody")
+	assert.Equal(t, []string{"tokenalert.alert_history", "tokenalert.budget_history", "tokenalert.current_budgets", "tokenalert.current_usage", "tokenalert.doorbell"}, may, "the bell is for everybody")
 	for _, sql := range slices.Concat(forNobody, forTheWorkerOnly) {
 		_, err := conn.Exec(t.Context(), s.named(sql), pgx.QueryExecModeSimpleProtocol)
 		assert.Equal(t, "42501", store.SQLState(err), "%s: %v", sql, err)
