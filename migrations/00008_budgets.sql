@@ -22,6 +22,7 @@ CREATE TABLE tokenalert.budgets (
     version         bigint      NOT NULL,
     counted         boolean     NOT NULL DEFAULT false
 );
+CREATE INDEX budgets_uncounted_idx ON tokenalert.budgets (organization_id) WHERE NOT counted;
 COMMENT ON TABLE tokenalert.budgets IS 'Budgets in force, from the policies that set them; what ticks go by';
 COMMENT ON COLUMN tokenalert.budgets.since IS 'Start of the first period that is counted';
 COMMENT ON COLUMN tokenalert.budgets.version IS 'Of the policy that began it: one that is removed and set again is another budget';

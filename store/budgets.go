@@ -145,8 +145,8 @@ const unlessKnown = `
 // shares, which no counting mends: what it lacks is added.
 var recountShares = `,
 began AS (
-	UPDATE tokenalert.budgets b SET counted = true FROM taken t
-	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'
+	UPDATE tokenalert.budgets b SET counted = true
+	WHERE b.organization_id = ANY (ARRAY(SELECT t.organization_id FROM taken t WHERE t.user_id IS NULL AND t.cause = 'budget_begins'))
 	RETURNING b.organization_id
 ),
 wanted_shares AS MATERIALIZED (
@@ -211,14 +211,17 @@ asked AS MATERIALIZED (
 	) g
 	` + periodOfGroup + `
 ),
-decidable AS (
-	SELECT * FROM counted_budgets
-	UNION ALL
-	SELECT p.* FROM asked a, LATERAL (
-		SELECT p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks FROM tokenalert.budget_periods p
-		WHERE p.organization_id = a.organization_id AND p.period_start = a.period_start OFFSET 0
-	) p
-	WHERE NOT EXISTS (SELECT FROM counted_budgets c WHERE c.organization_id = a.organization_id AND c.period_start = a.period_start)
+decidable AS ( -- sorted, not joined: as counted, and else as it was
+	SELECT DISTINCT ON (organization_id, period_start) organization_id, period_start, period_end, tokens_used, marks
+	FROM (
+		SELECT *, true AS counted FROM counted_budgets
+		UNION ALL
+		SELECT p.* FROM asked a, LATERAL (
+			SELECT p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks, false FROM tokenalert.budget_periods p
+			WHERE p.organization_id = a.organization_id AND p.period_start = a.period_start OFFSET 0
+		) p
+	) both_sides
+	ORDER BY organization_id, period_start, counted DESC
 )` + budgetBegins(`recounted_shares`, ``)
 
 // budgetCandidateColumns are candidateColumns of c, a row of budget_periods, and
@@ -226,11 +229,11 @@ decidable AS (
 const budgetCandidateColumns = `
 	NULL::uuid, c.organization_id, NULL::text, NULL::text, c.period_start, c.period_end,
 	greatest(least(c.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, b.token_limit, c.marks, NULL::timestamptz,
-	ARRAY(SELECT DISTINCT t.alert_threshold FROM tokenalert.budget_alerts t
-	      WHERE t.organization_id = c.organization_id AND t.alert_sent
-	        AND t.created_at >= c.period_start AND t.created_at < c.period_end
-	        AND t.period_start <> c.period_start AND t.period_start > c.period_start - interval '32 days'
-	        AND t.token_limit = b.token_limit),
+	ARRAY(SELECT DISTINCT t.alert_threshold
+	      FROM (SELECT * FROM tokenalert.budget_alerts t -- by its key, and not by the time
+	            WHERE t.organization_id = c.organization_id AND t.period_start > c.period_start - interval '32 days'
+	              AND t.token_limit = b.token_limit OFFSET 0) t
+	      WHERE t.alert_sent AND t.period_start <> c.period_start AND t.created_at >= c.period_start AND t.created_at < c.period_end),
 	p.*`
 
 // budgetOfCandidate looks up b, the budget of c, and p, the policy that set it and

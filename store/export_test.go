@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -44,14 +45,15 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 		return nil, err
 	}
 	if kind == Window {
-		err = explain("countWindow", withoutBudgets.window)
-	} else if err = explain("countEverything", withoutBudgets.everything); err == nil {
+		err = cmp.Or(explain("countWindow", withoutBudgets.window), explain("countWindowAndBudgets", withBudgets.window))
+	} else if err = cmp.Or(explain("countEverything", withoutBudgets.everything), explain("countEverythingAndBudgets", withBudgets.everything)); err == nil {
 		_, err = conn.Exec(ctx, lookUp)
 	}
 	if err != nil {
 		return nil, err
 	}
-	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions} {
+	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
+		"countWantedAndBudgets": withBudgets.wanted, "writeBudgetDecisions": writeBudgetDecisions} {
 		if err := explain(name, sql); err != nil {
 			return nil, err
 		}
