@@ -356,6 +356,11 @@ func TestBudgetsOutliveDown(t *testing.T) {
 			down(s)
 			assert.False(t, ask[bool](s, "SELECT to_regclass('tokenalert.budgets') IS NOT NULL"))
 			s.exec("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, input_tokens, output_tokens) VALUES ($1, $2, 10, 10, 0)", user, s.org)
+			if ask[bool](s, "SELECT to_regclass('tokenalert.ticks') IS NOT NULL") {
+				// A worker of the version before has counted, and knows no budgets.
+				s.exec(`INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
+					SELECT id + 1, pg_current_snapshot(), system_identifier, 'window', 1, 1, worker, now() FROM tokenalert.ticks ORDER BY id DESC LIMIT 1`)
+			}
 			s.up()
 			s.workBudgets()
 			assert.Equal(t, before, history())

@@ -52,8 +52,10 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	if err != nil {
 		return nil, err
 	}
-	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
-		"countWantedAndBudgets": withBudgets.wanted, "writeBudgetDecisions": writeBudgetDecisions} {
+	for name, sql := range map[string]string{
+		"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
+		"countWantedAndBudgets": withBudgets.wanted, "writeBudgetDecisions": writeBudgetDecisions,
+	} {
 		if err := explain(name, sql); err != nil {
 			return nil, err
 		}

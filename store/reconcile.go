@@ -216,7 +216,7 @@ func (r *Reconciled) read(ctx context.Context, tx pgx.Tx, current *currentPeriod
 		user    uuid.UUID
 		at      time.Time
 		tokens  int64
-		to      []any = []any{&user, &at, &tokens}
+		to      = []any{&user, &at, &tokens}
 		account *uuid.UUID
 	)
 	if organization != "" {

@@ -43,7 +43,7 @@ func TestReconcileFindsAndMendsSharesAndSums(t *testing.T) {
 			r, err := c.store.Reconcile(t.Context(), c.periods, nil)
 			require.NoError(t, err)
 			assert.Empty(t, r.Differences)
-			assert.EqualValues(t, []int64{2, 1, 2}, []int64{r.Users, r.Budgets, r.Shares})
+			assert.Equal(t, []int64{2, 1, 2}, []int64{r.Users, r.Budgets, r.Shares})
 
 			tx := c.db.Conn(t)
 			_, err = tx.Exec(t.Context(), "SET session_replication_role = replica")

@@ -28,8 +28,11 @@ func TestWhyNobodyIsToldOfABudget(t *testing.T) {
 		"another zone": {func(w *world) {
 			w.ownerExec("UPDATE tokenalert.policies SET budget_time_zone = 'Asia/Kolkata'")
 		}, []budgetAlert{{80, false, "carried_over", 850, 0}}, 1},
-		"a threshold that was passed before": {func(w *world) { w.policy(ofOrganization, "thresholds", w.org, []int{50, 80, 90}) },
-			[]budgetAlert{{50, false, "threshold_added", 850, 0}}, 1},
+		"a threshold that was passed before": {
+			func(w *world) { w.policy(ofOrganization, "thresholds", w.org, []int{50, 80, 90}) },
+			[]budgetAlert{{50, false, "threshold_added", 850, 0}},
+			1,
+		},
 		"muted": {func(w *world) {
 			w.policy(ofOrganization, "muted_until", w.org, "infinity")
 			w.use(w.user(0), 60)
@@ -42,13 +45,16 @@ func TestWhyNobodyIsToldOfABudget(t *testing.T) {
 			w.settle()
 			w.assertMarks(1)
 		}, nil, 1},
-		"another budget": {func(w *world) {
-			w.policy(ofOrganization, "budget", w.org, 2000)
-			w.settle()
-			w.assertMarks(0)
-			w.policy(ofOrganization, "budget", w.org, 1050)
+		"another budget": {
+			func(w *world) {
+				w.policy(ofOrganization, "budget", w.org, 2000)
+				w.settle()
+				w.assertMarks(0)
+				w.policy(ofOrganization, "budget", w.org, 1050)
+			},
+			[]budgetAlert{{80, true, "", 850, 1}},
+			2,
 		},
-			[]budgetAlert{{80, true, "", 850, 1}}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
