@@ -50,19 +50,19 @@ var mutations = []mutation{
 	}}, noFence...)},
 	{"budget-half-added", "the window adds to the shares of a budget and not to its total", []overlay.Edit{{
 		File: "store/budgets.go",
-		Old:  "		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins\n\n// setShares",
-		New:  "		SET tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins\n\n// setShares",
+		Old:  "		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins(`fence, shares`, unlessKnown)\n\n// setShares",
+		New:  "		SET tick_id = EXCLUDED.tick_id\n	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks\n)` + budgetBegins(`fence, shares`, unlessKnown)\n\n// setShares",
 	}}},
 	{"budget-from-now-on", "a new budget is counted without what was used before it", []overlay.Edit{{
-		File: "store/budgets.go", Old: "WHERE organization_id = $1 AND created_at >= $2 AND user_id IS NOT NULL",
-		New: "WHERE organization_id = $1 AND created_at >= $2 AND user_id IS NOT NULL AND false",
+		File: "store/budgets.go", Old: "WHERE organization_id = $1 AND created_at >= $2 AND created_at < '2100-01-01 00:00+00' AND user_id IS NOT NULL",
+		New: "WHERE organization_id = $1 AND created_at >= $2 AND created_at < '2100-01-01 00:00+00' AND user_id IS NOT NULL AND false",
 	}}},
 	{"budget-told-early", "a budget is told of before all is counted, and the last correction is not awaited", []overlay.Edit{{
 		File: "store/budgets.go", Old: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'",
 		New: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id",
 	}}},
 	{"budget-begins-unseen", "a budget is not looked at when a period begins of which there was usage when it was set", []overlay.Edit{{
-		File: "store/budgets.go", Old: ")` + budgetBeginsOf + `recounted_shares` + inTime + `,", New: "),",
+		File: "store/budgets.go", Old: ")` + budgetBegins(`recounted_shares`, ``)", New: ")`",
 	}}},
 	{"correction-of-nobodys", "a correction forgets whose budget the row belonged to", []overlay.Edit{{
 		File: "migrations/00008_budgets.sql", Old: "SELECT DISTINCT c.user_id, c.organization_id, c.at, TG_ARGV[0]",

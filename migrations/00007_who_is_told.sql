@@ -424,6 +424,7 @@ DROP FUNCTION tokenalert.emailed(uuid);
 DROP FUNCTION tokenalert.recipient(uuid, uuid);
 DROP FUNCTION tokenalert.admins(uuid);
 
+LOCK TABLE tokenalert.policies, tokenalert.policy_changes IN ACCESS EXCLUSIVE MODE; -- what commits between a copy and its DROP would be lost
 CREATE TABLE tokenalert_archive.policies AS SELECT * FROM tokenalert.policies;
 CREATE TABLE tokenalert_archive.policy_changes AS SELECT * FROM tokenalert.policy_changes;
 ALTER TABLE tokenalert.usage_periods DROP COLUMN policy_seen;

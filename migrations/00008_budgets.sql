@@ -19,10 +19,13 @@ CREATE TABLE tokenalert.budgets (
     reset_day       integer     NOT NULL,
     time_zone       text        NOT NULL,
     since           timestamptz NOT NULL,
+    version         bigint      NOT NULL,
     counted         boolean     NOT NULL DEFAULT false
 );
+CREATE INDEX budgets_uncounted_idx ON tokenalert.budgets (organization_id) WHERE NOT counted;
 COMMENT ON TABLE tokenalert.budgets IS 'Budgets in force, from the policies that set them; what ticks go by';
 COMMENT ON COLUMN tokenalert.budgets.since IS 'Start of the first period that is counted';
+COMMENT ON COLUMN tokenalert.budgets.version IS 'Of the policy that began it: one that is removed and set again is another budget';
 COMMENT ON COLUMN tokenalert.budgets.counted IS 'Whether what had been used before the budget was set is counted; until then nobody is told';
 
 -- What each user has used of it, so that a correction of one user''s rows counts
@@ -170,9 +173,9 @@ BEGIN
     ELSE
         DELETE FROM tokenalert.budgets b WHERE b.organization_id = NEW.organization_id;
         DELETE FROM tokenalert.recounts r WHERE r.organization_id = NEW.organization_id AND r.cause = 'budget_begins';
-        INSERT INTO tokenalert.budgets (organization_id, token_limit, reset_day, time_zone, since)
+        INSERT INTO tokenalert.budgets (organization_id, token_limit, reset_day, time_zone, since, version)
         VALUES (NEW.organization_id, NEW.budget, NEW.budget_reset_day, NEW.budget_time_zone,
-                tokenalert.period_start(NEW.budget_reset_day, NEW.budget_time_zone, tokenalert.now()));
+                tokenalert.period_start(NEW.budget_reset_day, NEW.budget_time_zone, tokenalert.now()), NEW.version);
     END IF;
     INSERT INTO tokenalert.recounts (organization_id, cause) VALUES (NEW.organization_id, 'policy_changed');
     RETURN NULL;

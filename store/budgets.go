@@ -65,7 +65,7 @@ shares AS MATERIALIZED (
 )`
 
 // addShares adds the window.
-const addShares = shares + `,
+var addShares = shares + `,
 counted_shares AS (
 	INSERT INTO tokenalert.budget_shares AS s (organization_id, period_start, user_id, tokens_used)
 	SELECT d.organization_id, d.period_start, d.user_id, d.amount FROM fence, shares d
@@ -76,13 +76,13 @@ counted_budgets AS (
 	SELECT d.organization_id, d.period_start, d.period_end, sum(d.amount), fence.id, ` + policySeen + `
 	FROM fence, shares d GROUP BY 1, 2, 3, 5
 	ON CONFLICT (organization_id, period_start) DO UPDATE
-		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks
-)` + budgetBegins
+)` + budgetBegins(`fence, shares`, unlessKnown)
 
 // setShares sets what a count of everything has found, and to nothing what it has
 // not, of the periods that it counts.
-const setShares = shares + `,
+var setShares = shares + `,
 counted_shares AS (
 	INSERT INTO tokenalert.budget_shares AS s (organization_id, period_start, user_id, tokens_used)
 	SELECT d.organization_id, d.period_start, d.user_id, d.amount FROM fence, shares d WHERE d.period_start >= d.since
@@ -101,19 +101,20 @@ emptied_shares AS (
 ),
 counted_budgets AS (
 	INSERT INTO tokenalert.budget_periods AS p (organization_id, period_start, period_end, tokens_used, tick_id, policy_seen)
-	SELECT d.organization_id, d.period_start, d.period_end, sum(d.amount), fence.id, ` + policySeen + `
+	SELECT d.organization_id, d.period_start, coalesce(max(d.period_end), max(d.ended)), sum(d.amount), fence.id, ` + policySeen + `
 	FROM fence, (
-		SELECT organization_id, period_start, period_end, amount FROM shares WHERE period_start >= since
-		UNION ALL
-		SELECT s.organization_id, s.period_start, s.period_end, 0
+		SELECT organization_id, period_start, period_end, NULL::timestamptz AS ended, amount FROM shares WHERE period_start >= since
+		UNION ALL -- ended as it was last counted, perhaps by another calendar
+		SELECT s.organization_id, s.period_start, NULL, s.period_end, 0
 		FROM (SELECT b.organization_id, b.since, ` + placeOfBudget + ` FROM tokenalert.budgets b) b
 		JOIN tokenalert.budget_periods s ON s.organization_id = b.organization_id
 		WHERE ` + countedOfBudget + `
 	) d
-	GROUP BY 1, 2, 3, 5
-	ON CONFLICT (organization_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	GROUP BY 1, 2, 5
+	ON CONFLICT (organization_id, period_start) DO UPDATE
+		SET tokens_used = EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks
-)` + budgetBegins
+)` + budgetBegins(`fence, shares`, ``)
 
 // countedOfBudget is whether s.period_start is one of those that a count of
 // everything counts of the budget b: its previous period, its current one, and
@@ -122,27 +123,30 @@ const countedOfBudget = `s.period_start >= b.since
 		  AND (s.period_start = ANY (($2::timestamptz[])[b.last - 3:b.last - 1]) OR s.period_start > (SELECT at FROM here))`
 
 // budgetBegins has a budget looked at when a period begins of which there is usage
-// before.
-const budgetBegins = budgetBeginsOf + `fence, shares` + inTime
-
-const budgetBeginsOf = `,
+// before, as counted.
+func budgetBegins(counted, where string) string {
+	return `,
 budget_begins AS (
 	INSERT INTO tokenalert.recounts (organization_id, at, due_at, cause)
-	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM here, `
-
-const inTime = ` d
-	WHERE d.period_start > here.at
-	  AND NOT EXISTS (SELECT FROM tokenalert.budget_periods p
-	                  WHERE p.organization_id = d.organization_id AND p.period_start = d.period_start OFFSET 0)
+	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM here, ` + counted + ` d
+	WHERE d.period_start > here.at` + where + `
 )`
+}
+
+// unlessKnown leaves out what an earlier tick has had looked at.
+const unlessKnown = `
+	  AND NOT EXISTS (SELECT FROM tokenalert.budget_periods p
+	                  WHERE p.organization_id = d.organization_id AND p.period_start = d.period_start OFFSET 0)`
 
 // recountShares counts anew the shares that corrections are about, and adds the
 // differences. began are budgets of which all that had been used before has now
-// been counted: their last correction has no user (BeginBudgets).
-const recountShares = `,
+// been counted: their last correction has no user (BeginBudgets). Of those without
+// a user, one that Reconcile asks for is about a sum that is not that of its
+// shares, which no counting mends: what it lacks is added.
+var recountShares = `,
 began AS (
-	UPDATE tokenalert.budgets b SET counted = true FROM taken t
-	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'
+	UPDATE tokenalert.budgets b SET counted = true
+	WHERE b.organization_id = ANY (ARRAY(SELECT t.organization_id FROM taken t WHERE t.user_id IS NULL AND t.cause = 'budget_begins'))
 	RETURNING b.organization_id
 ),
 wanted_shares AS MATERIALIZED (
@@ -170,14 +174,34 @@ counted_shares AS (
 	SELECT d.organization_id, d.period_start, d.user_id, d.tokens FROM recounted_shares d WHERE d.tokens <> d.before
 	ON CONFLICT (organization_id, period_start, user_id) DO UPDATE SET tokens_used = EXCLUDED.tokens_used
 ),
+added_up AS ( -- both sides as they were before what is counted here
+	SELECT d.*, coalesce((
+		SELECT sum(s.tokens_used) FROM tokenalert.budget_shares s
+		WHERE s.organization_id = d.organization_id AND s.period_start = d.period_start), 0) - coalesce((
+		SELECT s.tokens_used FROM tokenalert.budget_periods s
+		WHERE s.organization_id = d.organization_id AND s.period_start = d.period_start), 0) AS lacking
+	FROM (
+		SELECT DISTINCT g.organization_id, p.period_start, p.period_end
+		FROM (
+			SELECT t.organization_id, t.at, ` + placeOfBudget + `
+			FROM taken t, LATERAL (SELECT * FROM tokenalert.budgets b WHERE b.organization_id = t.organization_id OFFSET 0) b
+			WHERE t.user_id IS NULL AND t.cause = '` + CauseReconcile + `'
+		) g
+		` + periodOfGroup + `
+	) d
+),
 counted_budgets AS (
 	INSERT INTO tokenalert.budget_periods AS p (organization_id, period_start, period_end, tokens_used, tick_id, policy_seen)
-	SELECT d.organization_id, d.period_start, d.period_end, sum(d.tokens - d.before), tick.id, ` + policySeen + `
-	FROM tick, recounted_shares d GROUP BY 1, 2, 3, 5
+	SELECT d.organization_id, d.period_start, max(d.period_end), sum(d.more), tick.id, ` + policySeen + `
+	FROM tick, (
+		SELECT organization_id, period_start, period_end, tokens - before AS more FROM recounted_shares
+		UNION ALL
+		SELECT organization_id, period_start, period_end, lacking FROM added_up
+	) d GROUP BY 1, 2, 5
 	ON CONFLICT (organization_id, period_start) DO UPDATE
-		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks
-)` + budgetBeginsOf + `recounted_shares` + inTime + `,
+),
 asked AS MATERIALIZED (
 	SELECT DISTINCT g.organization_id, p.period_start
 	FROM (
@@ -187,26 +211,29 @@ asked AS MATERIALIZED (
 	) g
 	` + periodOfGroup + `
 ),
-decidable AS (
-	SELECT * FROM counted_budgets
-	UNION ALL
-	SELECT p.* FROM asked a, LATERAL (
-		SELECT p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks FROM tokenalert.budget_periods p
-		WHERE p.organization_id = a.organization_id AND p.period_start = a.period_start OFFSET 0
-	) p
-	WHERE NOT EXISTS (SELECT FROM counted_budgets c WHERE c.organization_id = a.organization_id AND c.period_start = a.period_start)
-)`
+decidable AS ( -- sorted, not joined: as counted, and else as it was
+	SELECT DISTINCT ON (organization_id, period_start) organization_id, period_start, period_end, tokens_used, marks
+	FROM (
+		SELECT *, true AS counted FROM counted_budgets
+		UNION ALL
+		SELECT p.* FROM asked a, LATERAL (
+			SELECT p.organization_id, p.period_start, p.period_end, p.tokens_used, p.marks, false FROM tokenalert.budget_periods p
+			WHERE p.organization_id = a.organization_id AND p.period_start = a.period_start OFFSET 0
+		) p
+	) both_sides
+	ORDER BY organization_id, period_start, counted DESC
+)` + budgetBegins(`recounted_shares`, ``)
 
 // budgetCandidateColumns are candidateColumns of c, a row of budget_periods, and
 // b, its budget: of nobody, and an organization.
 const budgetCandidateColumns = `
 	NULL::uuid, c.organization_id, NULL::text, NULL::text, c.period_start, c.period_end,
 	greatest(least(c.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, b.token_limit, c.marks, NULL::timestamptz,
-	ARRAY(SELECT DISTINCT t.alert_threshold FROM tokenalert.budget_alerts t
-	      WHERE t.organization_id = c.organization_id AND t.alert_sent
-	        AND t.created_at >= c.period_start AND t.created_at < c.period_end
-	        AND t.period_start <> c.period_start AND t.period_start > c.period_start - interval '32 days'
-	        AND t.token_limit = b.token_limit),
+	ARRAY(SELECT DISTINCT t.alert_threshold
+	      FROM (SELECT * FROM tokenalert.budget_alerts t -- by its key, and not by the time
+	            WHERE t.organization_id = c.organization_id AND t.period_start > c.period_start - interval '32 days'
+	              AND t.token_limit = b.token_limit OFFSET 0) t
+	      WHERE t.alert_sent AND t.period_start <> c.period_start AND t.created_at >= c.period_start AND t.created_at < c.period_end),
 	p.*`
 
 // budgetOfCandidate looks up b, the budget of c, and p, the policy that set it and
@@ -337,12 +364,12 @@ func (s *Store) BeginBudgets(ctx context.Context) (int64, error) {
 	}
 }
 
-// errBegunElsewhere: it is to be tried again, as the other may be a leader that was,
-// whose session ends.
-var errBegunElsewhere = errors.New("another worker is about it")
-
-// errBudgetChanged has what was listed of the budget forgotten.
-var errBudgetChanged = errors.New("the budget has changed meanwhile")
+var (
+	// errBudgetChanged has what was listed of the budget forgotten.
+	errBudgetChanged = errors.New("the budget has changed meanwhile")
+	// errBeginsElsewhere has it tried again: who is at it may die over it.
+	errBeginsElsewhere = errors.New("another worker is at it")
+)
 
 func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err error) {
 	var mine bool
@@ -350,19 +377,22 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 		set_config('statement_timeout', '30min', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)) s`,
 		int64(beginKey)).Scan(&mine)
 	if err == nil && !mine {
-		err = errBegunElsewhere
+		err = errBeginsElsewhere
 	}
 	if err != nil {
 		return 0, false, err
 	}
-	var organization uuid.UUID
-	var since time.Time
-	var day int32
-	var zone string
+	var b struct {
+		organization uuid.UUID
+		since        time.Time
+		day          int32
+		zone         string
+		version      int64
+	}
 	err = tx.QueryRow(ctx, `
-		SELECT organization_id, since, reset_day, time_zone FROM tokenalert.budgets b
+		SELECT organization_id, since, reset_day, time_zone, version FROM tokenalert.budgets b
 		WHERE NOT counted AND NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.organization_id = b.organization_id AND r.cause = 'budget_begins')
-		LIMIT 1`).Scan(&organization, &since, &day, &zone)
+		LIMIT 1`).Scan(&b.organization, &b.since, &b.day, &b.zone, &b.version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, true, nil
 	}
@@ -370,25 +400,29 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 		return 0, false, err
 	}
 	// Also who had used of it when it was last in force, and whose rows are gone.
+	// Once for each period: nearly all rows are of the first one, and only for others
+	// is the calendar asked.
 	tag, err := tx.Exec(ctx, `
 		INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause)
-		SELECT DISTINCT user_id, $1::uuid, CASE WHEN at < tokenalert.period_end($3, $4, $2) THEN $2::timestamptz ELSE at END, 'budget_begins'
-		FROM (
-			SELECT user_id, created_at AS at FROM ai_usage_logs WHERE organization_id = $1 AND created_at >= $2 AND user_id IS NOT NULL
+		SELECT DISTINCT user_id, $1::uuid, CASE WHEN at < ended THEN $2::timestamptz ELSE tokenalert.period_start($3, $4, at) END, 'budget_begins'
+		FROM (SELECT tokenalert.period_end($3, $4, $2) AS ended OFFSET 0) first, (
+			SELECT user_id, created_at AS at FROM ai_usage_logs
+			WHERE organization_id = $1 AND created_at >= $2 AND created_at < '2100-01-01 00:00+00' AND user_id IS NOT NULL
 			UNION ALL
 			SELECT user_id, period_start FROM tokenalert.budget_shares WHERE organization_id = $1 AND period_start >= $2
-		) used`, organization, since, day, zone)
+		) used`, b.organization, b.since, b.day, b.zone)
 	if err != nil {
 		return 0, false, err
 	}
-	// Last, so that whoever changes it does not wait for the look.
+	// Last, so that whoever changes it does not wait for the look. One that was
+	// removed and set again meanwhile is another, though it looks the same: ticks
+	// have left out what came in between.
 	last, err := tx.Exec(ctx, `
 		WITH same AS MATERIALIZED (
-			SELECT organization_id, since FROM tokenalert.budgets
-			WHERE organization_id = $1 AND since = $2 AND reset_day = $3 AND time_zone = $4 AND NOT counted FOR UPDATE
+			SELECT organization_id, since FROM tokenalert.budgets WHERE organization_id = $1 AND version = $2 AND NOT counted FOR UPDATE
 		)
 		INSERT INTO tokenalert.recounts (organization_id, at, cause) SELECT organization_id, since, 'budget_begins' FROM same`,
-		organization, since, day, zone)
+		b.organization, b.version)
 	if err == nil && last.RowsAffected() == 0 {
 		err = errBudgetChanged
 	}

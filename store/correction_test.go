@@ -337,3 +337,25 @@ func TestACorrectionInTheSameTickAsUsageIsNotToldOf(t *testing.T) {
 	assert.Empty(t, s.alerts(user), "210 of 1000 at every tick")
 	assert.Zero(t, s.notified(user))
 }
+
+// Days 30 and 31 begin the same periods in months of 30 days, and end others: who
+// crosses on the day in between is told in the period that they are in.
+func TestAChangedResetDayEndsThePeriodThatItBegins(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	year := c.now().Year() + 1
+	start := time.Date(year, 11, 30, 0, 0, 0, 0, time.UTC)
+	c.db.SetNow(t, start.AddDate(0, 0, 5))
+	c.calendar()
+	user := c.user(1000)
+	c.exec("UPDATE users SET token_limit_reset_day = 30")
+	c.useAt(user, 10, start.AddDate(0, 0, 2))
+	c.settle()
+	c.exec("UPDATE users SET token_limit_reset_day = 31")
+	c.settle()
+	c.db.SetNow(t, start.AddDate(0, 1, 0).Add(time.Hour))
+	c.calendar()
+	c.useAt(user, 900, start.AddDate(0, 1, 0).Add(time.Minute))
+	c.settle()
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+}

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,16 +27,18 @@ type cost struct {
 // rowsEach is how many rows each user of the history has, of 60 days.
 const rowsEach = 100
 
-// costs are the most that the worker's parts may take, whatever the history. The
-// log's records differ by some bytes between versions, and by the page that they
-// meet: what is written at all is allowed a quarter more than was seen.
-var costs = []struct {
+type costOf struct {
 	of   string
 	host func(c *counter, user uuid.UUID) // comes before; nil: nothing does
 	do   func(c *counter)
 	most cost
 	why  string
-}{
+}
+
+// costs are the most that the worker's parts may take, whatever the history. The
+// log's records differ by some bytes between versions, and by the page that they
+// meet: what is written at all is allowed a quarter more than was seen.
+var costs = []costOf{
 	{
 		"a poll", nil, (*counter).poll,
 		cost{1, 1, 0, 0, 0, 0},
@@ -84,6 +87,33 @@ var costs = []struct {
 	},
 }
 
+// withABudget are the same where the users' organization has a budget.
+var withABudget = []costOf{
+	{
+		"a poll, with a budget", nil, (*counter).poll,
+		cost{1, 1, 0, 0, 0, 0},
+		"it does not know of budgets",
+	},
+	{
+		"a tick with nothing, with a budget", nil, func(c *counter) { c.count(store.Window) },
+		cost{2, 4, 0, 0, 0, 0},
+		"as without",
+	},
+	{
+		"a tick with one row, with a budget", func(c *counter, user uuid.UUID) { c.use(user, 1) }, func(c *counter) { c.tick() },
+		cost{2, 5, 2, 1, 1, 1000},
+		"no statement and no round trip more. Logged are the share and the budget's sum as well: 800 to 825 bytes",
+	},
+	{
+		"a tick with one correction, with a budget", func(c *counter, user uuid.UUID) {
+			c.exec("INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause) VALUES ($1, $2, now(), 'usage_changed')", user, c.org)
+		}, func(c *counter) { c.tick() },
+		cost{3, 7, 120, 2, 2, 850},
+		"the rows of the user's period are read once more, for their share: by the index of users, whatever else the organization has. " +
+			"Where the share was right, nothing but the budget's sum is written besides: 615 to 680 bytes",
+	},
+}
+
 // addedPerInsert is how many bytes the host writes to the log for a row beyond
 // what it would without us: the column (8), and the entry of its index with its
 // share of the pages that are split (66). The bell adds nothing, armed or not.
@@ -115,7 +145,18 @@ func TestCosts(t *testing.T) {
 				c.exec("REINDEX SCHEMA " + schema) // no page is so full that it will be split
 			}
 			left := c.list("SELECT id::text FROM users")
-			for _, tt := range costs {
+			for n, tt := range slices.Concat(costs, withABudget) {
+				if n == len(costs) {
+					c.budget(c.org, 1_000_000_000, 1, "UTC")
+					c.calendar()
+					c.settle()
+					_, err := c.store.BeginBudgets(t.Context())
+					require.NoError(t, err)
+					c.settle()
+					c.exec("VACUUM ANALYZE")
+					c.exec("REINDEX SCHEMA tokenalert")
+					left = c.list("SELECT id::text FROM users")
+				}
 				prepare := func() {
 					if tt.host != nil {
 						tt.host(c, uuid.MustParse(left[0]))

@@ -9,12 +9,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// currentPeriods are everybody's current periods: one for each reset day, and
-// the day of those users whose day is not the first. The days of another zone
+// currentPeriods are everybody's current periods: one for each reset day, the
+// day of those users whose day is not the first, and those of budgets of which all
+// is counted. The days of another zone
 // than the settings' come after those before it.
 type currentPeriods struct {
 	byDay map[int32]period
 	days  map[uuid.UUID]int32
+	// budgets are the days of organizations'.
+	budgets map[uuid.UUID]int32
 }
 
 type period struct{ start, end time.Time }
@@ -22,7 +25,7 @@ type period struct{ start, end time.Time }
 func (p period) has(at time.Time) bool { return !at.Before(p.start) && at.Before(p.end) }
 
 func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Time) (*currentPeriods, error) {
-	c := &currentPeriods{byDay: map[int32]period{}, days: map[uuid.UUID]int32{}}
+	c := &currentPeriods{byDay: map[int32]period{}, days: map[uuid.UUID]int32{}, budgets: map[uuid.UUID]int32{}}
 	rows, err := tx.Query(ctx, `
 		SELECT user_id, reset_day + 31 * (place - 1) FROM (
 			SELECT a.user_id, a.reset_day, CASE WHEN coalesce(u.time_zone, o.time_zone) IS NULL THEN 1
@@ -47,6 +50,12 @@ func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Tim
 	if err != nil {
 		return nil, fmt.Errorf("read reset days: %w", err)
 	}
+	if err := c.readBudgets(ctx, tx, p); err != nil {
+		return nil, err
+	}
+	for _, place := range c.budgets {
+		used[place] = true
+	}
 	for day := range used {
 		found := false
 		for i := boundsPerDay * (day - 1); i < boundsPerDay*day-1; i++ {
@@ -59,6 +68,34 @@ func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Tim
 		}
 	}
 	return c, nil
+}
+
+func (c *currentPeriods) readBudgets(ctx context.Context, tx pgx.Tx, p *Periods) error {
+	rows, err := tx.Query(ctx, `SELECT organization_id, reset_day + 31 * (array_position($1::text[], time_zone) - 1)
+		FROM tokenalert.budgets WHERE counted`, p.zones)
+	if err != nil {
+		return fmt.Errorf("read budgets: %w", err)
+	}
+	var organization uuid.UUID
+	var place *int32
+	_, err = pgx.ForEachRow(rows, []any{&organization, &place}, func() error {
+		if place == nil { // newer than the bounds
+			return ErrOtherZone
+		}
+		c.budgets[organization] = *place
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read budgets: %w", err)
+	}
+	return nil
+}
+
+// ofBudget is the current period of an organization's budget, where it has one of
+// which all is counted.
+func (c *currentPeriods) ofBudget(organization uuid.UUID) (period, bool) {
+	place, ok := c.budgets[organization]
+	return c.byDay[place], ok
 }
 
 // of is a user's current period.

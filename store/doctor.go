@@ -124,6 +124,7 @@ var checks = []check{
 	{"zone", schema, examineZone},
 	{"settings", schema, examineSettings},
 	{"limits", schema, examineLimits},
+	{"budgets", schema, examineBudgets},
 	{"usage-rows", tables, examineUsageRows},
 	{"usage-index", tables, examineUsageIndex},
 	{"chain", index, examineChain},

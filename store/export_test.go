@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -44,14 +45,17 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 		return nil, err
 	}
 	if kind == Window {
-		err = explain("countWindow", withoutBudgets.window)
-	} else if err = explain("countEverything", withoutBudgets.everything); err == nil {
+		err = cmp.Or(explain("countWindow", withoutBudgets.window), explain("countWindowAndBudgets", withBudgets.window))
+	} else if err = cmp.Or(explain("countEverything", withoutBudgets.everything), explain("countEverythingAndBudgets", withBudgets.everything)); err == nil {
 		_, err = conn.Exec(ctx, lookUp)
 	}
 	if err != nil {
 		return nil, err
 	}
-	for name, sql := range map[string]string{"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions} {
+	for name, sql := range map[string]string{
+		"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
+		"countWantedAndBudgets": withBudgets.wanted, "writeBudgetDecisions": writeBudgetDecisions,
+	} {
 		if err := explain(name, sql); err != nil {
 			return nil, err
 		}
@@ -70,6 +74,26 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	}
 	_, err = conn.Exec(ctx, "ROLLBACK")
 	return plans, err
+}
+
+// LimitCorrections bounds those that one tick deals with.
+func (q *TickRequest) LimitCorrections(n int64) { q.corrections = n }
+
+// What BeginBudgets is to be called again after.
+var (
+	ErrBudgetChanged   = errBudgetChanged
+	ErrBeginsElsewhere = errBeginsElsewhere
+)
+
+// DownOne goes down by one version, as a Down that is interrupted does.
+func (m *Migrator) DownOne(ctx context.Context) error {
+	p, end, err := m.provider()
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = p.Down(ctx)
+	return err
 }
 
 // Trace writes each message on the pool's connection to w, one a line, until

@@ -26,6 +26,7 @@ var asSmall = map[string]string{
 	"commitTimes": "as the poll",
 	"writeDecisions": "an empty usage_periods may be read in full to set the marks of 250 users at most; " +
 		"autovacuum's first ANALYZE has it planned anew",
+	"writeBudgetDecisions": "as writeDecisions, of budget_periods",
 }
 
 // Nothing that a tick or a poll runs may have another plan because statistics
@@ -44,6 +45,7 @@ func plansDoNotChange(t *testing.T, before int) {
 	tables := []string{
 		"users", "ai_usage_logs", "notifications", "token_limit_alerts",
 		"tokenalert.ticks", "tokenalert.usage_periods", "tokenalert.recounts",
+		"tokenalert.budgets", "tokenalert.budget_shares", "tokenalert.budget_periods", "tokenalert.budget_alerts",
 	}
 	for _, table := range tables {
 		c.exec("ALTER TABLE " + table + " SET (autovacuum_enabled = off)") // it would gather what is to be stale
@@ -98,6 +100,16 @@ func (c *counter) fill(users, rows int) {
 			period_start, period_end, token_limit, tokens_used, percent_used, notification_id, tick_id)
 		SELECT user_id, $1, 80, true, 'notification', period_start, period_start, period_end, 100, 90, 90, gen_random_uuid(), 1
 		FROM tokenalert.usage_periods WHERE period_end < now()`, c.org)
+	c.exec(`INSERT INTO tokenalert.budget_shares (organization_id, period_start, user_id, tokens_used)
+		SELECT $1, period_start, user_id, tokens_used FROM tokenalert.usage_periods`, c.org)
+	c.exec(`INSERT INTO tokenalert.budget_periods (organization_id, period_start, period_end, tokens_used, tick_id)
+		SELECT o, period_start, period_end, 90, 1
+		FROM (SELECT $1::uuid AS o UNION ALL SELECT gen_random_uuid() FROM generate_series(1, $2)) organizations,
+		     (SELECT DISTINCT period_start, period_end FROM tokenalert.usage_periods) periods`, c.org, users)
+	c.exec(`INSERT INTO tokenalert.budget_alerts (id, organization_id, alert_threshold, alert_sent, created_at, period_start, period_end,
+			token_limit, tokens_used, percent_used, admins_told, notification_id, tick_id)
+		SELECT gen_random_uuid(), organization_id, 80, true, period_start, period_start, period_end, 100, 90, 90, 1, gen_random_uuid(), 1
+		FROM tokenalert.budget_periods WHERE period_end < now()`)
 	c.exec(`INSERT INTO tokenalert.ticks (id, snapshot, system_identifier, kind, rows, users, worker, started_at)
 		SELECT id + n, snapshot, system_identifier, 'window', 1, 1, worker, started_at
 		FROM tokenalert.ticks, generate_series(1, 1000) AS n`)

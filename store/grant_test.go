@@ -108,6 +108,9 @@ var needed = []string{
 	"UPDATE ON tokenalert.river_job",
 	"UPDATE ON tokenalert.river_leader",
 	"UPDATE ON tokenalert.river_queue",
+	"UPDATE ON tokenalert.budget_periods",
+	"UPDATE ON tokenalert.budget_shares",
+	"UPDATE (counted) ON tokenalert.budgets",
 	"UPDATE ON tokenalert.settings",
 	"UPDATE ON tokenalert.usage_periods",
 	"USAGE ON SCHEMA public",
@@ -134,8 +137,9 @@ func TestTheRuntimeRoleHasExactlyTheseGrants(t *testing.T) {
 func (s *site) duties(ctx context.Context, role string) error {
 	user := s.user(0)
 	s.exec("INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES ($1, now(), 'test')", user)
-	s.exec(`INSERT INTO tokenalert.policies (organization_id, budget, added, version, changed_at) VALUES ($1, 1000, '{}', 0, now())
-		ON CONFLICT (organization_id) DO NOTHING`, s.org)
+	if !ask[bool](s, "SELECT EXISTS (SELECT FROM tokenalert.budgets)") {
+		s.budget(s.org, 1000, 1, "UTC")
+	}
 	s.exec("UPDATE tokenalert.budgets SET counted = false")
 	s.exec("DELETE FROM tokenalert.recounts WHERE cause = 'budget_begins'")
 	st, err := store.Open(s.db.URLs(role))
@@ -160,6 +164,9 @@ func (s *site) duties(ctx context.Context, role string) error {
 		if _, err = st.Poll(ctx); err != nil {
 			return err
 		}
+		if _, err = st.BeginBudgets(ctx); err != nil {
+			return err
+		}
 		_, err = st.Tick(ctx, store.TickRequest{
 			Kind: kind, Periods: periods, Floor: 80, Slice: 1000, Decisions: 1000, Worker: "test", Isolated: kind == store.Full,
 			TellAdmins: func(*store.Alert, []store.Admin) {},
@@ -171,14 +178,15 @@ func (s *site) duties(ctx context.Context, role string) error {
 				NotificationID: uuid.New(), Title: "title", Body: "body", Link: "/", Newest: &start,
 				Channels: []string{"email"}, ToAdmins: true,
 			}}}, {OrganizationID: s.org, PeriodStart: start, Marks: []int32{80}, Alerts: []store.Alert{{
-				ID: uuid.New(), PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(), NotificationID: uuid.New(), Channels: []string{"webhook"},
+				ID: uuid.New(), OrganizationID: s.org, PeriodEnd: start.Add(time.Hour), Threshold: 80, TokenLimit: time.Now().UnixNano(),
+				NotificationID: uuid.New(), Link: "/", ToAdmins: true, Channels: []string{"webhook"},
 			}}}}
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if err = st.Recount(ctx, []uuid.UUID{user}, "test"); err != nil {
+	if err = st.Recount(ctx, []store.Difference{{UserID: user, PeriodStart: time.Now()}}, "test"); err != nil {
 		return err
 	}
 	if _, err = st.Reconcile(ctx, periods, nil); err != nil {

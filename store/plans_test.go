@@ -47,7 +47,8 @@ func TestNoJoinOfATickComparesEachWithEach(t *testing.T) {
 	for name, statistics := range map[string]string{
 		"never gathered": "SELECT",
 		"of empty tables": `ANALYZE users, ai_usage_logs, notifications, token_limit_alerts,
-			tokenalert.ticks, tokenalert.usage_periods, tokenalert.recounts`,
+			tokenalert.ticks, tokenalert.usage_periods, tokenalert.recounts,
+			tokenalert.budgets, tokenalert.budget_shares, tokenalert.budget_periods, tokenalert.budget_alerts`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -59,10 +60,12 @@ func TestNoJoinOfATickComparesEachWithEach(t *testing.T) {
 			c.exec(`INSERT INTO users (organization_id, email, password_hash, full_name, monthly_token_limit)
 				SELECT $1, n || '@example.org', 'none', 'Ada Example', 100 FROM generate_series(1, 3000) AS n`, c.org)
 			c.exec("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used) SELECT id, organization_id, 95 FROM users")
+			c.exec(`INSERT INTO tokenalert.budgets (organization_id, token_limit, reset_day, time_zone, since, version)
+				SELECT gen_random_uuid(), 1000, 1, 'UTC', now(), 0 FROM generate_series(1, 3000)`)
 			for _, kind := range []store.Kind{store.Window, store.Full} {
 				plans, err := c.store.PlansOfATick(t.Context(), kind)
 				require.NoError(t, err)
-				require.Len(t, plans, map[store.Kind]int{store.Window: 6, store.Full: 4}[kind])
+				require.Len(t, plans, map[store.Kind]int{store.Window: 9, store.Full: 7}[kind])
 				for statement, text := range plans {
 					each(parsePlan(t, text), func(n planNode) {
 						if n.NodeType != "Nested Loop" {

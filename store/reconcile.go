@@ -1,11 +1,14 @@
 package store
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,12 +16,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A Difference is a user whose total is not what the rows add up to.
+// A Difference is a user whose total is not what the rows add up to. With an
+// organization it is their share of its budget, and with an organization alone the
+// sum of its budget, which is not that of its shares.
 type Difference struct {
-	UserID      uuid.UUID
-	PeriodStart time.Time
-	Counted     int64 // what the totals say
-	Actual      int64 // what the rows say
+	UserID         uuid.UUID // zero: the sum of the budget
+	OrganizationID uuid.UUID // zero: the user's total
+	PeriodStart    time.Time
+	Counted        int64 // what the totals say
+	Actual         int64 // what the rows say; of a sum, its shares
 }
 
 // Missing is what the total lacks, in tokens; negative where it has too many.
@@ -28,14 +34,16 @@ func (d Difference) Missing() int64 {
 
 // Reconciled is what a reconciliation has seen.
 type Reconciled struct {
-	Users int64 // compared
+	Users   int64 // compared
+	Budgets int64 // of which all is counted
+	Shares  int64 // of budgets, compared
 	// LeftOut are users with a count pending: their total is known to be stale.
 	LeftOut int64
 	// FullCount says that everybody's is: a full count is due, and nobody was
 	// compared.
 	FullCount   bool
 	Rows        int64        // of usage, read
-	Differences []Difference // by user
+	Differences []Difference // by user and organization
 }
 
 // Progress says how far a reconciliation is. It never falls, and is 100 only at
@@ -56,11 +64,13 @@ var (
 // Reconcile is a second opinion. In one read-only REPEATABLE READ transaction
 // it takes the last tick N and sums, per user and current period, the rows that
 // are visible in the snapshot of N; that must equal the totals. Users with a
-// count pending are left out. It holds up no tick. heard, unless nil, hears how
+// count pending are left out. So with the shares of budgets, and with the sums of
+// these.  It holds up no tick. heard, unless nil, hears how
 // far it is, from 0 to 100 percent. See ErrRewritten, ErrOtherZone,
 // ErrNothingCounted and ErrForeignChain.
 //
-// The rows come one by one and are summed here, some 100 bytes for each user.
+// The rows come one by one and are summed here, some 100 bytes for each user, and
+// for each share. Without budgets nobody asks to which a row belongs.
 // So the statement has whatever plan is best for all of them, with an index or
 // without, and how far it is can be seen as they come.
 func (s *Store) Reconcile(ctx context.Context, p *Periods, heard func(Progress)) (Reconciled, error) {
@@ -114,12 +124,12 @@ func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress))
 	case !zone:
 		return r, ErrOtherZone
 	}
-	pending, everybody, err := pendingCounts(ctx, tx)
+	pending, err := pendingCounts(ctx, tx)
 	if err != nil {
 		return r, err
 	}
-	r.LeftOut, r.FullCount = int64(len(pending)), everybody
-	if everybody {
+	r.LeftOut, r.FullCount = int64(len(pending.users)), pending.everybody
+	if r.FullCount {
 		heard(Progress{Percent: 100})
 		return r, nil
 	}
@@ -132,7 +142,7 @@ func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress))
 		return r, err
 	}
 	heard(Progress{})
-	actual, err := r.read(ctx, tx, current, snapshot, func() {
+	actual, shares, err := r.read(ctx, tx, current, snapshot, func() {
 		heard(Progress{Percent: min(100*float64(r.Rows)/max(expected, 1), readMost), Rows: r.Rows})
 	})
 	if err != nil {
@@ -141,6 +151,12 @@ func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress))
 	if err := r.compare(ctx, tx, current, pending, actual); err != nil {
 		return r, err
 	}
+	if err := r.compareShares(ctx, tx, current, pending, shares); err != nil {
+		return r, err
+	}
+	slices.SortFunc(r.Differences, func(a, b Difference) int {
+		return cmp.Or(bytes.Compare(a.UserID[:], b.UserID[:]), bytes.Compare(a.OrganizationID[:], b.OrganizationID[:]))
+	})
 	heard(Progress{Percent: 100, Rows: r.Rows})
 	return r, nil
 }
@@ -184,46 +200,75 @@ func (r *Reconciled) expect(ctx context.Context, tx pgx.Tx, current *currentPeri
 
 // read sums the usage of current periods that the snapshot sees. The snapshot's
 // text is read once, and not for each row.
-func (r *Reconciled) read(ctx context.Context, tx pgx.Tx, current *currentPeriods, snapshot string, heard func()) (*sums, error) {
+func (r *Reconciled) read(ctx context.Context, tx pgx.Tx, current *currentPeriods, snapshot string, heard func()) (*sums[uuid.UUID], *sums[share], error) {
 	span := current.span()
+	organization := budgets(len(current.budgets) > 0).organization("")
 	rows, err := tx.Query(ctx, `
-		SELECT user_id, created_at, coalesce(tokens_used, 0) FROM ai_usage_logs
+		SELECT user_id, created_at, coalesce(tokens_used, 0)`+organization+` FROM ai_usage_logs
 		WHERE created_at >= $1 AND created_at < $2
 		  AND (xact_id IS NULL OR pg_visible_in_snapshot(xact_id, (SELECT $3::text::pg_snapshot)))`, span.start, span.end, snapshot)
 	if err != nil {
-		return nil, fmt.Errorf("read usage: %w", err)
+		return nil, nil, fmt.Errorf("read usage: %w", err)
 	}
 	var (
-		actual = newSums()
-		user   uuid.UUID
-		at     time.Time
-		tokens int64
+		actual  = newSums[uuid.UUID]()
+		shares  = newSums[share]()
+		user    uuid.UUID
+		at      time.Time
+		tokens  int64
+		to      = []any{&user, &at, &tokens}
+		account *uuid.UUID
 	)
-	_, err = pgx.ForEachRow(rows, []any{&user, &at, &tokens}, func() error {
+	if organization != "" {
+		to = append(to, &account)
+	}
+	_, err = pgx.ForEachRow(rows, to, func() error {
 		if r.Rows++; r.Rows%hearEvery == 0 {
 			heard()
 		}
 		if current.of(user).has(at) {
 			actual.add(user, tokens)
 		}
+		if account != nil {
+			if period, ok := current.ofBudget(*account); ok && period.has(at) {
+				shares.add(share{*account, user}, tokens)
+			}
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read usage: %w", err)
+		return nil, nil, fmt.Errorf("read usage: %w", err)
 	}
-	return actual, nil
+	return actual, shares, nil
 }
 
-// Recount puts users on the list of corrections, to be counted anew, and rings
-// as the triggers do, so that whoever leads looks at once.
-func (s *Store) Recount(ctx context.Context, users []uuid.UUID, cause string) error {
+// CauseReconcile is what corrections are for that a reconciliation asks for.
+const CauseReconcile = "reconcile"
+
+// Recount puts what differs on the list of corrections, to be counted anew, and
+// rings as the triggers do, so that whoever leads looks at once.
+func (s *Store) Recount(ctx context.Context, differences []Difference, cause string) error {
+	var users, organizations []*uuid.UUID
+	var starts []time.Time
+	for _, d := range differences {
+		users, organizations, starts = append(users, known(d.UserID)), append(organizations, known(d.OrganizationID)), append(starts, d.PeriodStart)
+	}
 	_, err := s.pool.Exec(ctx, `
 		WITH queued AS (
-			INSERT INTO tokenalert.recounts (user_id, at, cause) SELECT u, tokenalert.now(), $2 FROM unnest($1::uuid[]) AS u
+			INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause)
+			SELECT d.user_id, d.organization_id, d.at, $4 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS d (user_id, organization_id, at)
 		)
-		SELECT pg_notify('`+channelBell+`', '') WHERE pg_notification_queue_usage() < 0.5`, users, cause)
+		SELECT pg_notify('`+channelBell+`', '') WHERE pg_notification_queue_usage() < 0.5`, users, organizations, starts, cause)
 	if err != nil {
 		return fmt.Errorf("queue recounts: %w", s.refused(ctx, tickError(err)))
 	}
 	return nil
+}
+
+// known is nil for the zero id.
+func known(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
 }

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -101,7 +100,7 @@ func TestReconcileNamesAMissingGrant(t *testing.T) {
 			c.exec("REVOKE " + revoked + " FROM " + pgtest.Runtime)
 			_, err := c.store.Reconcile(t.Context(), c.periods, nil)
 			if err == nil {
-				err = c.store.Recount(t.Context(), []uuid.UUID{user}, "reconcile")
+				err = c.store.Recount(t.Context(), []store.Difference{{UserID: user, PeriodStart: c.now()}}, store.CauseReconcile)
 			}
 			require.ErrorContains(t, err, "run `tokenalert migrate grant "+pgtest.Runtime+"`")
 			require.ErrorContains(t, err, "permission denied for "+named)
@@ -126,7 +125,7 @@ func TestARecountRings(t *testing.T) {
 	heard := c.db.ConnAs(t, pgtest.Owner)
 	_, err := heard.Exec(t.Context(), "LISTEN tokenalert")
 	require.NoError(t, err)
-	require.NoError(t, c.store.Recount(t.Context(), []uuid.UUID{c.user(0)}, "reconcile"))
+	require.NoError(t, c.store.Recount(t.Context(), []store.Difference{{UserID: c.user(0), PeriodStart: c.now()}}, store.CauseReconcile))
 	c.exec("NOTIFY tokenalert, 'it was silent'")
 	n, err := heard.WaitForNotification(t.Context())
 	require.NoError(t, err)

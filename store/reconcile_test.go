@@ -3,7 +3,6 @@ package store_test
 import (
 	"testing"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -82,7 +81,7 @@ func TestReconcileFindsWhatTicksCouldNotSee(t *testing.T) {
 			assert.Equal(t, store.Difference{UserID: user, PeriodStart: d.PeriodStart, Counted: 100, Actual: 160}, d)
 
 			// Once on the list of corrections, it is no news.
-			require.NoError(t, c.store.Recount(t.Context(), []uuid.UUID{user}, "reconcile"))
+			require.NoError(t, c.store.Recount(t.Context(), []store.Difference{{UserID: user, PeriodStart: c.now()}}, store.CauseReconcile))
 			_, differences = c.reconcile()
 			assert.Empty(t, differences)
 			assert.EqualValues(t, 1, c.tick().Counted)
@@ -106,7 +105,7 @@ func TestReconcileFindsATotalThatNoRowSupports(t *testing.T) {
 	require.Len(t, differences, 1)
 	assert.EqualValues(t, 100, differences[0].Counted)
 	assert.Zero(t, differences[0].Actual)
-	require.NoError(t, c.store.Recount(t.Context(), []uuid.UUID{user}, "reconcile"))
+	require.NoError(t, c.store.Recount(t.Context(), []store.Difference{{UserID: user, PeriodStart: c.now()}}, store.CauseReconcile))
 	c.tick()
 	assert.Zero(t, c.total(user))
 	_, differences = c.reconcile()

@@ -4,21 +4,19 @@ import (
 	"iter"
 	"math"
 	"math/big"
-
-	"github.com/google/uuid"
 )
 
-// sums are tokens per user, exact like the numeric totals. Where a user's do
+// sums are tokens per user, or share, exact like the numeric totals. Where a user's do
 // not fit into 64 bits (a host whose column is a bigint), they are kept as a
 // big number.
-type sums struct {
-	small map[uuid.UUID]int64
-	large map[uuid.UUID]*big.Int
+type sums[K comparable] struct {
+	small map[K]int64
+	large map[K]*big.Int
 }
 
-func newSums() *sums { return &sums{map[uuid.UUID]int64{}, map[uuid.UUID]*big.Int{}} }
+func newSums[K comparable]() *sums[K] { return &sums[K]{map[K]int64{}, map[K]*big.Int{}} }
 
-func (s *sums) add(user uuid.UUID, tokens int64) {
+func (s *sums[K]) add(user K, tokens int64) {
 	if sum, large := s.large[user]; large {
 		sum.Add(sum, big.NewInt(tokens))
 		return
@@ -33,7 +31,7 @@ func (s *sums) add(user uuid.UUID, tokens int64) {
 }
 
 // take returns a user's sum, 0 where there is none, and forgets it.
-func (s *sums) take(user uuid.UUID) *big.Int {
+func (s *sums[K]) take(user K) *big.Int {
 	sum, large := s.large[user]
 	if !large {
 		sum = big.NewInt(s.small[user])
@@ -44,8 +42,8 @@ func (s *sums) take(user uuid.UUID) *big.Int {
 }
 
 // all are the users and their sums.
-func (s *sums) all() iter.Seq2[uuid.UUID, *big.Int] {
-	return func(yield func(uuid.UUID, *big.Int) bool) {
+func (s *sums[K]) all() iter.Seq2[K, *big.Int] {
+	return func(yield func(K, *big.Int) bool) {
 		for user, sum := range s.small {
 			if !yield(user, big.NewInt(sum)) {
 				return

@@ -17,7 +17,7 @@ func TestSums(t *testing.T) {
 	users := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
 	tokens := rapid.OneOf(rapid.Int64(), rapid.SampledFrom([]int64{0, 1, -1, math.MaxInt64, math.MinInt64, math.MaxInt64 - 1}))
 	rapid.Check(t, func(t *rapid.T) {
-		s, want := newSums(), map[uuid.UUID]*big.Int{}
+		s, want := newSums[uuid.UUID](), map[uuid.UUID]*big.Int{}
 		for range rapid.IntRange(0, 30).Draw(t, "rows") {
 			user, n := rapid.SampledFrom(users).Draw(t, "user"), tokens.Draw(t, "tokens")
 			if want[user] == nil {

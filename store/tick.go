@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -120,6 +121,8 @@ type TickRequest struct {
 	Isolated bool
 	// Settings are written in the tick's transaction, where they have changed.
 	Settings *Settings
+
+	corrections int64 // of a tick; 0: wantedPerTick
 }
 
 // TickResult says what a tick did.
@@ -283,9 +286,10 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 }
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
+	most := cmp.Or(q.corrections, wantedPerTick)
 	batch := &pgx.Batch{}
-	batch.Queue(forgetDeleted, int64(wantedPerTick))
-	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(int64(wantedPerTick))...)
+	batch.Queue(forgetDeleted, most)
+	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(most)...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
 	if _, err := results.Exec(); err != nil {

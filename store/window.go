@@ -120,7 +120,7 @@ counted AS ( -- late rows of a period that ended without totals: all of it
 	            ELSE d.amount END, fence.id, ` + policySeen + `
 	FROM fence, here, target, placed d
 	ON CONFLICT (user_id, period_start) DO UPDATE
-		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 ),
 worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again for each
@@ -188,7 +188,7 @@ counted AS (
 	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
 	SELECT d.user_id, d.period_start, d.period_end, d.amount, fence.id, ` + policySeen + `
 	FROM fence, placed d WHERE d.period_start >= d.since
-	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 ),
 emptied AS ( -- totals that no row supports any more
@@ -279,7 +279,7 @@ counted AS (
 	WHERE d.amount > 0
 	  AND (l.tokens <> 0 OR EXISTS (SELECT FROM tokenalert.usage_periods p
 	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0))
-	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, tick_id = EXCLUDED.tick_id
+	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
 )` + b.only(recountShares) + `
 SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*

@@ -181,7 +181,7 @@ var Events = []EventDoc{
 	{EventReconcileFailed, levelWarn, "The totals could not be compared with the rows; tried again at the next interval.", []string{"sqlstate", "error"}},
 	{EventReconcileProgress, levelInfo, "The totals are being compared with the rows. Written every few seconds where it takes that long; how far it is goes by the planner's estimate of the rows.", []string{"done", "rows", "rows_per_second", "duration_ms", "remaining_ms"}},
 	{EventReconcileRepeated, levelInfo, "`ai_usage_logs` was truncated or rewritten, or the time zone in force changed, just when the comparison began; it starts anew, up to three times.", []string{"error"}},
-	{EventReconcileDifference, levelWarn, "A total differs from the rows; a recount was ordered. Triggers that were switched off during a load do this.", []string{"user", "period_start", "counted", "actual"}},
+	{EventReconcileDifference, levelWarn, "A total differs from the rows; a recount was ordered. Triggers that were switched off during a load do this. With `organization` it is the user's share of that organization's budget; with that alone the sum of the shares.", []string{"user", "organization", "period_start", "counted", "actual"}},
 
 	{EventBellArmed, levelDebug, "Nothing to do: the next insert rings.", []string{"armed_until"}},
 	{EventBellDisarmed, levelDebug, "The leader is awake, and inserts do not ring.", nil},

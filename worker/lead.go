@@ -185,15 +185,20 @@ func (w *Worker) reconcile(ctx context.Context, b *bell) {
 	began := time.Now()
 	l := NewReconcileLog(w.log, reconcileLogEvery)
 	r, err := Reconcile(ctx, w.store, l.Progress, l.Again)
-	ids := make([]uuid.UUID, 0, len(r.Differences))
 	for _, d := range r.Differences {
-		ids = append(ids, d.UserID)
 		w.metrics.ReconcileDifferences.Inc()
-		w.log.Warn("a total differs from the rows", Event(EventReconcileDifference), zap.Stringer("user", d.UserID),
+		user, organization := zap.Skip(), zap.Skip()
+		if d.UserID != uuid.Nil {
+			user = zap.Stringer("user", d.UserID)
+		}
+		if d.OrganizationID != uuid.Nil {
+			organization = zap.Stringer("organization", d.OrganizationID)
+		}
+		w.log.Warn("a total differs from the rows", Event(EventReconcileDifference), user, organization,
 			zap.Time("period_start", d.PeriodStart), zap.Int64("counted", d.Counted), zap.Int64("actual", d.Actual))
 	}
-	if err == nil && len(ids) > 0 {
-		err = w.store.Recount(ctx, ids, "reconcile")
+	if err == nil && len(r.Differences) > 0 {
+		err = w.store.Recount(ctx, r.Differences, store.CauseReconcile)
 		b.poke()
 	}
 	if err != nil {

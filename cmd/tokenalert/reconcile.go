@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,15 +21,16 @@ func newReconcile() *cobra.Command {
 		Use:   "reconcile",
 		Short: "Compare every total with the rows, and have those counted anew that differ",
 		Long: `Add up the rows of ai_usage_logs once more and compare them with the running
-totals of everybody's current period: a second opinion, which the worker also
-takes once a day. It reads in one transaction, holds up no tick and no insert,
+totals of everybody's current period, and with what is counted of organizations'
+budgets: a second opinion, which the worker also takes once a day. It reads in one transaction, holds up no tick and no insert,
 and may run beside a worker at any time.
 
 Totals differ where rows went past the triggers: a load with triggers switched
 off, rows that were given the xact_id of another transaction, a total changed
 by hand. Each difference is printed and its user queued to be counted anew;
 whoever leads does so within moments, and tells whom it must. Users with a
-correction already queued are left out.
+correction already queued are left out. Of a budget a user's share is compared
+with the rows, and their sum with all shares.
 
 It shows its progress on standard error: a bar on a terminal, elsewhere log
 lines, one in 5 seconds.
@@ -84,6 +86,8 @@ type reconciliation struct {
 	format   outputFormat
 
 	Users       int64                  `json:"users"`
+	Budgets     int64                  `json:"budgets"`
+	Shares      int64                  `json:"shares"`
 	LeftOut     int64                  `json:"left_out"`
 	FullCount   bool                   `json:"full_count_pending"`
 	Rows        int64                  `json:"rows"`
@@ -94,12 +98,17 @@ type reconciliation struct {
 	Differences []reconciledDifference `json:"differences"`
 }
 
+// reconciledDifference is of a user's total; with an organization, of their share of
+// its budget; with that alone, of the budget's sum.
 type reconciledDifference struct {
-	UserID      uuid.UUID `json:"user_id"`
-	PeriodStart time.Time `json:"period_start"`
-	Counted     int64     `json:"counted"`
-	Actual      int64     `json:"actual"`
-	Difference  int64     `json:"difference"`
+	UserID         *uuid.UUID `json:"user_id"`
+	OrganizationID *uuid.UUID `json:"organization_id"`
+	PeriodStart    time.Time  `json:"period_start"`
+	Counted        int64      `json:"counted"`
+	Actual         int64      `json:"actual"`
+	Difference     int64      `json:"difference"`
+
+	found store.Difference
 }
 
 // compare shows its progress on stderr.
@@ -126,12 +135,22 @@ func (r *reconciliation) compare(ctx context.Context, stderr io.Writer, s settin
 		return err
 	}
 	r.Users, r.LeftOut, r.FullCount, r.Rows = found.Users, found.LeftOut, found.FullCount, found.Rows
+	r.Budgets, r.Shares = found.Budgets, found.Shares
 	r.Duration = float64(time.Since(began).Round(time.Millisecond)) / float64(time.Millisecond)
 	r.Differences = make([]reconciledDifference, 0, len(found.Differences))
 	for _, d := range found.Differences {
-		r.Differences = append(r.Differences, reconciledDifference{d.UserID, d.PeriodStart.UTC(), d.Counted, d.Actual, d.Missing()})
+		r.Differences = append(r.Differences, reconciledDifference{
+			orNil(d.UserID), orNil(d.OrganizationID), d.PeriodStart.UTC(), d.Counted, d.Actual, d.Missing(), d,
+		})
 	}
 	return nil
+}
+
+func orNil(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
 }
 
 // check refuses, before anything is read, a database that nothing could be
@@ -177,13 +196,28 @@ func (r *reconciliation) printDifferences(some []reconciledDifference, first boo
 	if r.format == outputJSON {
 		return nil
 	}
+	// Whose budget it is, is said where some are of budgets.
+	ofBudgets := slices.ContainsFunc(r.Differences, func(d reconciledDifference) bool { return d.OrganizationID != nil })
+	whose := func(user, organization string) string {
+		if !ofBudgets {
+			return fmt.Sprintf("%-36s", user)
+		}
+		return fmt.Sprintf("%-36s  %-36s", user, organization)
+	}
 	if first {
-		if _, err := fmt.Fprintf(r.out, "%-36s  %-20s  %14s  %14s  %14s\n", "USER", "PERIOD START", "COUNTED", "ACTUAL", "DIFFERENCE"); err != nil {
+		if _, err := fmt.Fprintf(r.out, "%s  %-20s  %14s  %14s  %14s\n", whose("USER", "BUDGET OF"), "PERIOD START", "COUNTED", "ACTUAL", "DIFFERENCE"); err != nil {
 			return err
 		}
 	}
 	for _, d := range some {
-		if _, err := fmt.Fprintf(r.out, "%-36s  %-20s  %14d  %14d  %+14d\n", d.UserID, d.PeriodStart.Format(time.RFC3339), d.Counted, d.Actual, d.Difference); err != nil {
+		user, organization := "all shares", "-"
+		if d.UserID != nil {
+			user = d.UserID.String()
+		}
+		if d.OrganizationID != nil {
+			organization = d.OrganizationID.String()
+		}
+		if _, err := fmt.Fprintf(r.out, "%s  %-20s  %14d  %14d  %+14d\n", whose(user, organization), d.PeriodStart.Format(time.RFC3339), d.Counted, d.Actual, d.Difference); err != nil {
 			return err
 		}
 	}
@@ -199,16 +233,16 @@ func (r *reconciliation) queue(ctx context.Context, some []reconciledDifference)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var users []uuid.UUID
+	var differences []store.Difference
 	for _, d := range some {
-		users = append(users, d.UserID)
+		differences = append(differences, d.found)
 	}
 	queueing, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
 	defer cancel()
-	if err := r.database.Recount(queueing, users, "reconcile"); err != nil {
+	if err := r.database.Recount(queueing, differences, store.CauseReconcile); err != nil {
 		return err
 	}
-	r.Queued += len(users)
+	r.Queued += len(differences)
 	return nil
 }
 
@@ -216,7 +250,11 @@ func (r *reconciliation) summary() string {
 	if r.FullCount {
 		return "nothing was compared: a full count is due, which corrects every total"
 	}
-	s := fmt.Sprintf("compared %s with %s in %s: ", count(r.Users, "user"), count(r.Rows, "row"),
+	compared := count(r.Users, "user")
+	if r.Budgets > 0 {
+		compared += fmt.Sprintf(" and %s of %s", count(r.Shares, "share"), count(r.Budgets, "budget"))
+	}
+	s := fmt.Sprintf("compared %s with %s in %s: ", compared, count(r.Rows, "row"),
 		time.Duration(r.Duration*float64(time.Millisecond)).Round(10*time.Millisecond))
 	switch n := len(r.Differences); {
 	case n == 0:

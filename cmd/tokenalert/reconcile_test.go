@@ -147,16 +147,17 @@ func TestReconcileJSON(t *testing.T) {
 	p.counted(user, 100)
 	w.terminate()
 	type document struct {
-		Users, Rows int
-		LeftOut     *int    `json:"left_out"`
-		FullCount   bool    `json:"full_count_pending"`
-		Duration    float64 `json:"duration_ms"`
-		DryRun      bool    `json:"dry_run"`
-		Queued      int
-		Leader      bool
-		Differences []struct {
-			UserID                      uuid.UUID `json:"user_id"`
-			PeriodStart                 string    `json:"period_start"`
+		Users, Rows, Budgets, Shares int
+		LeftOut                      *int    `json:"left_out"`
+		FullCount                    bool    `json:"full_count_pending"`
+		Duration                     float64 `json:"duration_ms"`
+		DryRun                       bool    `json:"dry_run"`
+		Queued                       int
+		Leader                       bool
+		Differences                  []struct {
+			UserID                      *uuid.UUID `json:"user_id"`
+			OrganizationID              *uuid.UUID `json:"organization_id"`
+			PeriodStart                 string     `json:"period_start"`
 			Counted, Actual, Difference int
 		}
 	}
@@ -186,7 +187,8 @@ func TestReconcileJSON(t *testing.T) {
 	assert.Zero(t, d.Queued)
 	require.Len(t, d.Differences, 1)
 	one := d.Differences[0]
-	assert.Equal(t, user, one.UserID)
+	assert.Equal(t, &user, one.UserID)
+	assert.Nil(t, one.OrganizationID)
 	assert.Equal(t, []int{100, 70, -30}, []int{one.Counted, one.Actual, one.Difference})
 	assert.Regexp(t, `^\d{4}-\d\d-01T00:00:00Z$`, one.PeriodStart)
 	d = read(0)
@@ -195,9 +197,52 @@ func TestReconcileJSON(t *testing.T) {
 	assert.Equal(t, 1, d.Queued)
 	assert.Equal(t, 1, ask[int](p, "SELECT count(*) FROM tokenalert.recounts"))
 
+	p.exec("DELETE FROM tokenalert.recounts")
+	p.exec("INSERT INTO tokenalert.policies (organization_id, budget) VALUES ($1, 1000)", p.org)
+	p.exec("UPDATE tokenalert.budgets SET counted = true")
+	p.exec("UPDATE tokenalert.usage_periods SET tokens_used = 70")
+	d = read(1, "--dry-run")
+	assert.Equal(t, []int{1, 1}, []int{d.Budgets, d.Shares})
+	require.Len(t, d.Differences, 1)
+	assert.Equal(t, &user, d.Differences[0].UserID)
+	assert.Equal(t, &p.org, d.Differences[0].OrganizationID)
+	p.exec("INSERT INTO tokenalert.budget_shares SELECT organization_id, since, $1, 70 FROM tokenalert.budgets", user)
+	d = read(0)
+	require.Len(t, d.Differences, 1)
+	assert.Nil(t, d.Differences[0].UserID, "the sum of its shares")
+	assert.Equal(t, &p.org, d.Differences[0].OrganizationID)
+	assert.Equal(t, 1, d.Queued)
+
 	p.exec("TRUNCATE ai_usage_logs")
 	stdout, _ := p.reconcile(1)
 	assert.Equal(t, "nothing was compared: a full count is due, which corrects every total\n", stdout)
+}
+
+// Of budgets it says whose, and the worker mends them.
+func TestReconcileFindsAndMendsBudgets(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	user := p.user(1000)
+	w := p.leads()
+	p.use(user, 100)
+	p.exec("INSERT INTO tokenalert.policies (organization_id, budget) VALUES ($1, 1000)", p.org)
+	p.eventually("SELECT counted FROM tokenalert.budgets", "the budget is not counted")
+	p.asleep()
+	stdout, _ := p.reconcile(0)
+	assert.Regexp(t, `^compared 1 user and 1 share of 1 budget with 1 row in \S+: all totals agree\n$`, stdout)
+	p.unseen("UPDATE tokenalert.budget_shares SET tokens_used = 7")
+	stdout, _ = p.reconcile(0)
+	assert.Regexp(t, `^USER +BUDGET OF +PERIOD START`, stdout)
+	assert.Regexp(t, `(?m)^`+user.String()+`  `+p.org.String()+`  \S+ +7 +100 +\+93$`, stdout)
+	assert.Regexp(t, `(?m)^all shares {26}  `+p.org.String()+`  \S+ +100 +7 +-93$`, stdout)
+	assert.Contains(t, stdout, ": 2 differences, queued;")
+	p.eventually("SELECT count(*) = 0 FROM tokenalert.recounts", "nobody mends them")
+	stdout, _ = p.reconcile(0)
+	assert.Contains(t, stdout, "all totals agree")
+	assert.Equal(t, []int{100, 100}, []int{
+		ask[int](p, "SELECT tokens_used::integer FROM tokenalert.budget_shares"), ask[int](p, "SELECT tokens_used::integer FROM tokenalert.budget_periods"),
+	})
+	w.terminate()
 }
 
 // More than are queued at a time.

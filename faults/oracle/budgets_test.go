@@ -202,9 +202,6 @@ func TestJudgeBudgets(t *testing.T) {
 }
 
 func TestDeliveriesOfBudgets(t *testing.T) {
-	switchedOn := budgetsAreDelivered
-	budgetsAreDelivered = true
-	t.Cleanup(func() { budgetsAreDelivered = switchedOn })
 	type counts struct{ wrong, due, received int }
 	for name, c := range map[string]struct {
 		channels []string

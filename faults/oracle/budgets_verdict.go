@@ -8,9 +8,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// budgetsAreDelivered is whether alerts of budgets arrive besides as notifications.
-var budgetsAreDelivered = true
-
 // BudgetCounts are what was asked of budgets.
 type BudgetCounts struct {
 	InForce  int // in the end

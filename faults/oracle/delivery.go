@@ -122,9 +122,6 @@ func (v *Verdict) checkCopies(ls *ledgers, accounts map[uuid.UUID]*account, db *
 // each admin whatever else there is, under an id of its own. It must arrive only
 // where they were admins throughout: who is none any more is not told.
 func ofBudgets(ls *ledgers, db *Database) []Alert {
-	if !budgetsAreDelivered {
-		return nil
-	}
 	var list []Alert
 	for _, a := range db.BudgetAlerts {
 		if !a.Sent {

@@ -1,0 +1,56 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"tokenalert/internal/host"
+	"tokenalert/internal/pgtest"
+	"tokenalert/store"
+)
+
+func TestTheDoctorFindsBudgetsOfWhichNobodyIsTold(t *testing.T) {
+	t.Parallel()
+	inForce := func(s *site) {
+		s.exec("UPDATE users SET role = 'admin' WHERE id = $1", s.user(0))
+		s.budget(s.org, 1000, 1, "UTC")
+		s.exec("UPDATE tokenalert.budgets SET counted = true")
+		s.exec("ALTER TABLE tokenalert.policies DISABLE TRIGGER USER") // which says when it was changed
+	}
+	remove := func(s *site) []string {
+		return []string{"UPDATE tokenalert.policies SET budget = NULL WHERE organization_id = '" + s.org.String() + "';"}
+	}
+	for name, tt := range map[string]struct {
+		make     string
+		says     string
+		commands func(*site) []string
+	}{
+		"as it is":           {"SELECT", "", nil},
+		"not counted":        {"UPDATE tokenalert.budgets SET counted = false; UPDATE tokenalert.policies SET changed_at = now() - interval '16 minutes'", "1 budget is not counted, set over 15 minutes ago", nil},
+		"not counted so far": {"UPDATE tokenalert.budgets SET counted = false; UPDATE tokenalert.policies SET changed_at = now() - interval '14 minutes'", "", nil},
+		"no admin":           {"UPDATE users SET role = 'student'", "1 budget is nobody's", remove},
+		"no organization":    {"DELETE FROM organizations", "1 budget is nobody's", remove},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := migratedSite(t, host.CMS)
+			inForce(s)
+			s.superExec(tt.make)
+			x := examined(t, s.diagnose(pgtest.Runtime), "budgets")
+			if tt.says == "" {
+				assert.Empty(t, x.Findings)
+				assert.Equal(t, "1 budget, counted and with admins to tell", x.Well)
+				return
+			}
+			if assert.Len(t, x.Findings, 1) {
+				assert.Equal(t, store.Warning, x.Findings[0].Severity)
+				assert.Contains(t, x.Findings[0].Says, tt.says)
+				assert.Contains(t, x.Findings[0].Says, s.org.String())
+				if tt.commands != nil {
+					assert.Equal(t, tt.commands(s), x.Findings[0].Commands)
+				}
+			}
+		})
+	}
+}
