@@ -127,7 +127,7 @@ func TestABudgetIsCountedAndItsAdminsAreTold(t *testing.T) {
 
 	// Another budget is told of anew; one that had been told is not.
 	w.policy(ofOrganization, "budget", w.org, 2000)
-	w.settle() // else one tick may see 1610 of 2000, above the mark that it has
+	w.settle()         // else one tick may see 1610 of 2000, above the mark that it has
 	w.use(second, 600) // 1610
 	w.settle()
 	assert.Equal(t, []budgetAlert{{80, true, "", 1610, 2}}, w.budgetAlerts(w.org)[3:])
