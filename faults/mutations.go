@@ -58,8 +58,7 @@ var mutations = []mutation{
 		New: "WHERE organization_id = $1 AND created_at >= $2 AND created_at < '2100-01-01 00:00+00' AND user_id IS NOT NULL AND false",
 	}}},
 	{"budget-told-early", "a budget is told of before all is counted, and the last correction is not awaited", []overlay.Edit{{
-		File: "store/budgets.go", Old: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id AND t.user_id IS NULL AND t.cause = 'budget_begins'",
-		New: "	UPDATE tokenalert.budgets b SET counted = true FROM taken t\n	WHERE t.organization_id = b.organization_id",
+		File: "store/budgets.go", Old: "FROM taken t WHERE t.user_id IS NULL AND t.cause = 'budget_begins'))", New: "FROM taken t))",
 	}}},
 	{"budget-begins-unseen", "a budget is not looked at when a period begins of which there was usage when it was set", []overlay.Edit{{
 		File: "store/budgets.go", Old: ")` + budgetBegins(`recounted_shares`, ``)", New: ")`",
