@@ -22,8 +22,9 @@ func newReconcile() *cobra.Command {
 		Short: "Compare every total with the rows, and have those counted anew that differ",
 		Long: `Add up the rows of ai_usage_logs once more and compare them with the running
 totals of everybody's current period, and with what is counted of organizations'
-budgets: a second opinion, which the worker also takes once a day. It reads in one transaction, holds up no tick and no insert,
-and may run beside a worker at any time.
+budgets: a second opinion, which the worker also takes once a day. It reads in
+one transaction, holds up no tick and no insert, and may run beside a worker at
+any time.
 
 Totals differ where rows went past the triggers: a load with triggers switched
 off, rows that were given the xact_id of another transaction, a total changed
