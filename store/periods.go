@@ -17,6 +17,7 @@ import (
 type Periods struct {
 	zones      []string // that of the settings, and those of policies and budgets
 	budgets    bool     // there are some
+	begins     bool     // not all is counted of one of them
 	validUntil time.Time
 
 	// Consecutive edges enclose no period's start for any reset day.
@@ -33,6 +34,9 @@ const boundsPerDay = 5
 // ValidUntil is the first instant at which some period ends; from then on the
 // bounds should be worked out anew.
 func (p *Periods) ValidUntil() time.Time { return p.validUntil }
+
+// BudgetBegins says that not all was counted of some budget: see BeginBudgets.
+func (p *Periods) BudgetBegins() bool { return p.begins }
 
 // Periods works out the bounds of four periods for each reset day, in the zone
 // and in those of policies and budgets: two before the current one, the current one, and the
@@ -55,7 +59,7 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 			FROM current
 		)
 		SELECT zone, day, tokenalert.period_start(day, zone, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, zone, p2),
-		       EXISTS (SELECT FROM tokenalert.budgets)
+		       EXISTS (SELECT FROM tokenalert.budgets), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted)
 		FROM chain ORDER BY n, day`, zone)
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
@@ -65,7 +69,7 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	var from, to time.Time
 	var day int32
 	var at [boundsPerDay]time.Time
-	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4], &p.budgets}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4], &p.budgets, &p.begins}, func() error {
 		if day == 1 {
 			p.zones = append(p.zones, name)
 		}

@@ -183,10 +183,10 @@ func TestAtNoMomentDoBothAlert(t *testing.T) {
 	stop()
 	<-watched
 	assert.Positive(t, looks)
-	// The queue, seven steps and a remark on the way up, the sixth step takes over;
-	// on the way down it is the second.
-	assert.Equal(t, []bool{true, true, true, true, true, true, false, false, false}, up)
-	assert.Equal(t, []bool{false, true, true, true, true, true, true}, states)
+	// The queue, eight steps and a remark on the way up, the sixth step takes over;
+	// on the way down it is the third.
+	assert.Equal(t, []bool{true, true, true, true, true, true, false, false, false, false}, up)
+	assert.Equal(t, []bool{false, false, true, true, true, true, true, true}, states)
 }
 
 func TestATakeOverThatFailsChangesNothing(t *testing.T) {

@@ -11,18 +11,25 @@ import (
 
 // beginBudgets has what was used of new budgets counted, beside the ticks: finding
 // who has used of one reads all rows of its organization. Ticks poke it where they
-// see a budget of which not all is counted, and a new leader looks by itself, as
-// the one before may have died over it.
+// see a budget of which not all is counted, the first ones of a leader as well,
+// since the one before may have died over it.
 func (w *Worker) beginBudgets(ctx context.Context, poked <-chan struct{}, b *bell) error {
 	pause := firstRetry
+	var again <-chan time.Time
 	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-poked:
+		case <-again:
+		}
 		began := time.Now()
 		queued, err := w.store.BeginBudgets(ctx)
 		took := zap.Duration("duration_ms", time.Since(began))
 		if queued > 0 {
 			w.log.Info("counting what was used of a budget before it was set", Event(EventBudgetBegun), zap.Int64("recounts", queued), took)
 		}
-		var again <-chan time.Time
+		again = nil
 		if err == nil {
 			pause = firstRetry
 		} else if ctx.Err() == nil {
@@ -33,12 +40,6 @@ func (w *Worker) beginBudgets(ctx context.Context, poked <-chan struct{}, b *bel
 		}
 		if queued > 0 {
 			b.poke()
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-poked:
-		case <-again:
 		}
 	}
 }

@@ -92,6 +92,9 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 			return store.TickResult{}, err
 		}
 		l.periods = periods
+		if periods.BudgetBegins() {
+			l.beginBudgets()
+		}
 	}
 	if kind != store.Window {
 		defer l.beatMeanwhile()()
