@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -234,4 +235,27 @@ func TestABudgetInAnOrganizationsWords(t *testing.T) {
 	assert.Equal(t, "Example: 95.0%", letter.Subject)
 	require.Len(t, letter.Parts, 1)
 	assert.Regexp(t, `^Eva: 950 of 1,000, until \w+ 1, \d{4}\n?$`, letter.Parts[0])
+}
+
+// Nor is it true of an admin who is told of somebody's alert.
+func TestSomebodysAlertInAnOrganizationsWords(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	require.NoError(t, host.ApplyEmail(t.Context(), s.owner))
+	s.exec(`INSERT INTO organization_email_templates (organization_id, template_key, subject_template, body_template, is_html)
+		VALUES ($1, 'token_limit_alert', 'your own limit', 'your own limit', false),
+		       ($1, 'token_admin_alert', '{{user_name}}: {{percent}}', '{{recipient_name}}, {{user_name}} has used {{tokens_used}}', false)`, s.org)
+	s.admin("Eva", "eva@example.org", "en")
+	s.exec("INSERT INTO tokenalert.policies (organization_id, admins_from, added, version, changed_at) VALUES ($1, 80, '{}', 0, now())", s.org)
+	m, channels := s.mails(mailserver.Conduct{})
+	s.leads(delivery.Email)
+	s.delivers(channels)
+	s.crosses("Ana")
+	subjects := map[string]string{}
+	for range 2 {
+		letter := mailserver.Read(t, m.Next(t).Raw)
+		require.Len(t, letter.Parts, 1)
+		subjects[letter.Subject] = strings.TrimSpace(letter.Parts[0])
+	}
+	assert.Equal(t, map[string]string{"your own limit": "your own limit", "Ana: 85.0%": "Eva, Ana has used 85"}, subjects)
 }

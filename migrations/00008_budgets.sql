@@ -222,7 +222,9 @@ $do$;
 -- +goose StatementEnd
 
 -- recipient: as in 00007, and of a budget's alert whichever admin of the organization
--- the job says that runs. It outlives `down` to 00007, where there are no budgets.
+-- the job says that runs. What an organization says to its users of their limits is
+-- not what it says to admins, of somebody's alert or of the budget, so each has a
+-- template of its own. It outlives `down` to 00007, where there are no budgets.
 -- +goose StatementBegin
 DO $do$
 DECLARE
@@ -242,7 +244,7 @@ BEGIN
         DECLARE
             recipient_id uuid;
             organization uuid;
-            own_words text := 'token_limit_alert';
+            own_words text := CASE WHEN told IS NULL THEN 'token_limit_alert' ELSE 'token_admin_alert' END;
         BEGIN
             IF NOT EXISTS (SELECT FROM tokenalert.river_job j
                 WHERE j.state = 'running' AND j.kind = 'delivery' AND j.queue = 'email'

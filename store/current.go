@@ -11,8 +11,8 @@ import (
 
 // currentPeriods are everybody's current periods: one for each reset day, the
 // day of those users whose day is not the first, and those of budgets of which all
-// is counted. The days of another zone
-// than the settings' come after those before it.
+// is counted. The days of another zone than the settings' come after those before
+// it.
 type currentPeriods struct {
 	byDay map[int32]period
 	days  map[uuid.UUID]int32

@@ -21,8 +21,8 @@ func (m *Migrator) Grant(ctx context.Context, role string) error {
 	})
 }
 
-// GrantRead gives role exactly what reading our views
-// takes (see readNeeds) and notes it, as Grant does.
+// GrantRead gives role exactly what reading our views takes (see readNeeds) and
+// notes it, as Grant does.
 func (m *Migrator) GrantRead(ctx context.Context, role string) error {
 	return m.granting(ctx, role, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "INSERT INTO tokenalert.granted_readers (role) VALUES ($1) ON CONFLICT DO NOTHING", role); err != nil {

@@ -65,9 +65,8 @@ var (
 // it takes the last tick N and sums, per user and current period, the rows that
 // are visible in the snapshot of N; that must equal the totals. Users with a
 // count pending are left out. So with the shares of budgets, and with the sums of
-// these.  It holds up no tick. heard, unless nil, hears how
-// far it is, from 0 to 100 percent. See ErrRewritten, ErrOtherZone,
-// ErrNothingCounted and ErrForeignChain.
+// these. It holds up no tick. heard, unless nil, hears how far it is, from 0 to 100
+// percent. See ErrRewritten, ErrOtherZone, ErrNothingCounted and ErrForeignChain.
 //
 // The rows come one by one and are summed here, some 100 bytes for each user, and
 // for each share. Without budgets nobody asks to which a row belongs.
