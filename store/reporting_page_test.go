@@ -151,7 +151,7 @@ func TestReportingPage(t *testing.T) {
 			 FROM alerts WHERE date_trunc('month', created_at) = $1 AND reason = 'period_closed' ORDER BY 1, 3, 4`,
 		},
 	}
-	for heading, q := range map[string]question{
+	maps.Copy(questions, map[string]question{
 		"An organization's budget": {
 			[]any{another},
 			`SELECT sum(tokens_used), 1000, trunc(sum(tokens_used) / 10.0, 1), date_trunc('month', now()) + interval '1 month', true
@@ -167,9 +167,7 @@ func TestReportingPage(t *testing.T) {
 			`SELECT created_at, alert_threshold, percent_used::numeric(6, 1), 1000, alert_sent, admins_told, reason
 			 FROM tokenalert.budget_alerts WHERE organization_id = $1 ORDER BY 1 DESC, 2 DESC`,
 		},
-	} {
-		questions[heading] = q
-	}
+	})
 	const check, replacement = "Is a user below the limit for so many more tokens", "In place of the host's own sums"
 	assert.ElementsMatch(t, slices.Collect(maps.Keys(queries)), append(slices.Collect(maps.Keys(questions)), check, replacement))
 

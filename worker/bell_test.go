@@ -160,6 +160,32 @@ func TestTheListenerReconnects(t *testing.T) {
 	w.assertTotals()
 }
 
+// A server that dies ends one session after the other: the lead's may still answer
+// when the listener's is gone already. It is asked again once somebody listens anew.
+func TestTheLeadIsDoubtedUntilSomebodyListensAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.overseer()
+	user := w.user(1_000_000)
+	// No ping, and no rest in which the bell would need the session.
+	r := w.start(attentive, func(c *worker.Config) { c.LeadPing, c.LeadTimeout = time.Minute, 3*time.Minute })
+	busily := func(condition func() bool, message string) {
+		w.eventually(func() bool { w.use(user, 1); return condition() }, message)
+	}
+	busily(func() bool { return len(o.sessions("tokenalert listen")) == 1 && !o.armed() }, "nobody listens")
+	lead := o.leader()
+	answered := func() int {
+		return o.count("SELECT (extract(epoch FROM state_change) * 1000000)::bigint FROM pg_stat_activity WHERE pid = $1", lead)
+	}
+	before := answered()
+	o.end(o.sessions("tokenalert listen")[0])
+	busily(func() bool { return answered() > before }, "the lead's session is not asked")
+	o.end(lead)
+	busily(func() bool { return len(r.lines(worker.EventLeaderAcquired)) == 2 }, "it does not find out")
+	w.settle()
+	w.assertTotals()
+}
+
 // Inserts were silent while the lease had lapsed, so its renewal is no more than
 // an arming: the worker goes through the barrier again before it sleeps on.
 func TestALeaseThatLapsedIsAFreshArming(t *testing.T) {

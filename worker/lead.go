@@ -118,18 +118,29 @@ func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell, doubt
 	}
 }
 
-// listen hears the bell on a connection of its own.
+// listen hears the bell on a connection of its own. Where that breaks, the lead's
+// session is in doubt: at once, and again when there is a new connection, for a
+// server that is dying may still have answered the first ping.
 func (w *Worker) listen(ctx context.Context, b *bell, doubt chan<- struct{}) error {
+	broke := false // both functions run on the listener's goroutine
+	doubted := func() {
+		select {
+		case doubt <- struct{}{}:
+		default: // it is
+		}
+	}
 	err := w.store.Listen(ctx, func() {
+		if broke {
+			broke = false
+			doubted()
+		}
 		w.metrics.Rings.Inc()
 		b.poke()
 	}, func(err error) {
+		broke = true
 		w.metrics.Reconnected("listen")
 		w.log.Warn("the listener's connection broke", Event(EventListenerReconnecting), zap.Error(err), zap.Duration("retry_ms", time.Second))
-		select {
-		case doubt <- struct{}{}:
-		default: // there is
-		}
+		doubted()
 	})
 	if ctx.Err() != nil {
 		return ctx.Err()
