@@ -281,6 +281,12 @@ counted AS (
 	                                WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0))
 	ON CONFLICT (user_id, period_start) DO UPDATE SET tokens_used = EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
 	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+),
+begins AS (
+	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
+	SELECT c.user_id, c.period_start, c.period_start, 'period_begins'
+	FROM (SELECT c.user_id, c.period_start FROM here, counted c WHERE c.period_start > here.at OFFSET 0) c
+	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = c.user_id AND p.period_start = c.period_start OFFSET 0)
 )` + b.only(recountShares) + `
 SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*
 FROM (SELECT) one LEFT JOIN (

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -102,19 +103,31 @@ func TestAPeriodEndsWhileUsageComesIn(t *testing.T) {
 
 func TestUsageDatedAheadIsToldWhenItsPeriodBegins(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
 	may, june := nextYear(time.May, 20), nextYear(time.June, 1)
-	w.db.SetNow(t, may)
-	user := w.user(1000)
-	// Only the look at the renewal sees that a period has begun.
-	r := w.start(func(c *worker.Config) { c.BellRenewal, c.BellLease = time.Second, 3*time.Second })
-	w.useAt(user, 950, june.Add(time.Hour))
-	w.settle()
-	assert.Empty(t, w.alerts(user))
-	r.asleep()
-	w.db.SetNow(t, june)
-	w.settle()
-	assert.Equal(t, []string{"06-01 80 superseded", "06-01 90 told"}, said(w.alerts(user)))
+	for name, use := range map[string]func(w *world, user uuid.UUID){
+		"written": func(w *world, user uuid.UUID) { w.useAt(user, 950, june.Add(time.Hour)) },
+		"corrected": func(w *world, user uuid.UUID) {
+			w.useAt(user, 50, may)
+			w.settle()
+			w.ownerExec("UPDATE ai_usage_logs SET tokens_used = 950, created_at = $1", june.Add(time.Hour))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.db.SetNow(t, may)
+			user := w.user(1000)
+			// Only the look at the renewal sees that a period has begun.
+			r := w.start(func(c *worker.Config) { c.BellRenewal, c.BellLease = time.Second, 3*time.Second })
+			use(w, user)
+			w.settle()
+			assert.Empty(t, w.alerts(user))
+			r.asleep()
+			w.db.SetNow(t, june)
+			w.settle()
+			assert.Equal(t, []string{"06-01 80 superseded", "06-01 90 told"}, said(w.alerts(user)))
+		})
+	}
 }
 
 func TestAChangedResetDayCarriesOver(t *testing.T) {
