@@ -79,7 +79,7 @@ var (
 			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
 			Histories: []int{100_000, 1_000_000}, Users: []int{1000, 10_000, 100_000}, Rows: []int{1, 20, 1000},
 			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
-			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Turns: 4, Ticks: 10,
+			Corrections: []int{0, 10_000, 100_000}, Alerts: []int{0, 36}, Budgets: []int{0, 1, 10}, Turns: 4, Ticks: 10,
 		},
 	}
 	everything = form{
@@ -98,7 +98,7 @@ var (
 			Base:      setting{History: 100_000, Users: 10_000, Rows: 20},
 			Histories: []int{100_000, 1_000_000, 10_000_000}, Users: []int{1000, 10_000, 100_000, 1_000_000}, Rows: []int{1, 20, 1000},
 			Crossings: []int{0, 1, 10, 100, 1000}, Open: []int{0, 10, 200},
-			Corrections: []int{0, 10_000, 100_000, 1_000_000}, Alerts: []int{0, 36, 180}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
+			Corrections: []int{0, 10_000, 100_000, 1_000_000}, Alerts: []int{0, 36, 180}, Budgets: []int{0, 1, 10}, Turns: 7, Ticks: 10, Horizon: 10 * time.Minute,
 		},
 	}
 	smoke = form{
@@ -112,7 +112,7 @@ var (
 			Base:      setting{History: 1000, Users: 100, Rows: 2},
 			Histories: []int{1000}, Users: []int{100, 200}, Rows: []int{2, 30},
 			Crossings: []int{0, 30}, Open: []int{0, 5},
-			Corrections: []int{0, 200}, Alerts: []int{0, 3}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
+			Corrections: []int{0, 200}, Alerts: []int{0, 3}, Budgets: []int{0, 10}, Turns: 1, Ticks: 3, Horizon: 500 * time.Millisecond,
 		},
 	}
 )

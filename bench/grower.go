@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -84,7 +85,7 @@ func (g *growth) newGrower(ctx context.Context, s setting) (*grower, error) {
 	if err := w.open(ctx); err != nil {
 		return nil, err
 	}
-	return w, errors.Join(w.correct(ctx), w.alert(ctx))
+	return w, errors.Join(w.budget(ctx), w.correct(ctx), w.alert(ctx))
 }
 
 // correct has everybody corrected, over and over, and deals with it.
@@ -94,16 +95,54 @@ func (w *grower) correct(ctx context.Context) error {
 	}
 	_, err := w.writer.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, cause)
 		SELECT id, 'limit_changed' FROM users, generate_series(1, $1)`, w.Corrections/w.Users)
-	for err == nil {
-		var result store.TickResult
-		if result, err = w.store.Tick(ctx, w.request(store.Window), w.decide); !result.Work() {
+	if err == nil {
+		err = w.settle(ctx)
+	}
+	return err
+}
+
+// settle takes ticks until there is no correction left.
+func (w *grower) settle(ctx context.Context) error {
+	for {
+		result, err := w.store.Tick(ctx, w.request(store.Window), w.decide)
+		if err != nil {
+			return err
+		}
+		if !result.Work() {
 			break
 		}
 	}
+	_, err := w.writer.Exec(ctx, "VACUUM ANALYZE tokenalert.recounts")
+	return err
+}
+
+// budget gives organizations a budget, and has what was used of it counted.
+func (w *grower) budget(ctx context.Context) error {
+	if w.Budgets == 0 {
+		return nil
+	}
+	_, err := w.writer.Exec(ctx, `INSERT INTO tokenalert.policies (organization_id, budget)
+		SELECT id, 1000000000000 FROM organizations ORDER BY id LIMIT $1`, w.Budgets) // so much that nobody is told
 	if err != nil {
 		return err
 	}
-	_, err = w.writer.Exec(ctx, "VACUUM ANALYZE tokenalert.recounts")
+	if w.periods, err = w.store.Periods(ctx, "UTC"); err != nil {
+		return err
+	}
+	if _, err := w.store.BeginBudgets(ctx); err != nil {
+		return err
+	}
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	var counted int
+	if err := w.writer.QueryRow(ctx, "SELECT count(*) FROM tokenalert.current_budgets WHERE counted AND tokens_used > 0").Scan(&counted); err != nil {
+		return err
+	}
+	if counted != w.Budgets {
+		return fmt.Errorf("%d of %d budgets are counted", counted, w.Budgets)
+	}
+	_, err = w.writer.Exec(ctx, "VACUUM ANALYZE tokenalert.budget_shares, tokenalert.budget_periods")
 	return err
 }
 

@@ -16,7 +16,8 @@ type setting struct {
 	Open      int `json:"open"`      // transactions that have written a row and wait for their client
 	// Corrections that once waited all at the same time, and have been dealt with.
 	Corrections int `json:"corrections"`
-	Alerts      int `json:"alerts"` // that each of the tick's users was told in earlier months
+	Alerts      int `json:"alerts"`            // that each of the tick's users was told in earlier months
+	Budgets     int `json:"budgets,omitempty"` // organizations with one, of all that there are
 	// Alone: ticks of other databases do not come between, which leaves the
 	// CPU's caches to these. Open transactions are in the snapshots of all
 	// databases of the server.
@@ -36,6 +37,7 @@ type growthForm struct {
 	// everybody crosses.
 	Corrections []int         `json:"corrections"`
 	Alerts      []int         `json:"alerts"`
+	Budgets     []int         `json:"budgets"`    // as Crossings
 	Turns       int           `json:"turns"`      // of each setting
 	Ticks       int           `json:"ticks"`      // measured in each turn
 	Horizon     time.Duration `json:"horizon_ns"` // how long another session holds it back; 0: not played
@@ -72,6 +74,7 @@ func (f growthForm) dimensions() []dimension {
 	vary("users", f.Base, func(s *setting) *int { return &s.Users }, f.Users)
 	vary("rows in the tick", f.Base, func(s *setting) *int { return &s.Rows }, f.Rows)
 	vary("crossings"+in(crossing), crossing, func(s *setting) *int { return &s.Crossings }, f.Crossings)
+	vary(fmt.Sprintf("organizations with a budget, of %d,%s", organizations, in(crossing)), crossing, func(s *setting) *int { return &s.Budgets }, f.Budgets)
 	vary("open transactions", alone, func(s *setting) *int { return &s.Open }, f.Open)
 	vary("corrections that once waited", f.Base, func(s *setting) *int { return &s.Corrections }, f.Corrections)
 	vary("earlier alerts of each user who crosses"+in(told), told, func(s *setting) *int { return &s.Alerts }, f.Alerts)
