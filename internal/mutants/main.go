@@ -88,11 +88,7 @@ func (m mutant) dies(ctx context.Context, root, dir string) error {
 	if err != nil {
 		return err
 	}
-	var edits []overlay.Edit
-	for _, e := range m.edits {
-		edits = append(edits, overlay.Edit{File: e.file, Old: e.old, New: e.new})
-	}
-	file, err := overlay.Write(root, dir, edits)
+	file, err := m.overlay(root, dir)
 	if err != nil {
 		return err
 	}
@@ -105,6 +101,15 @@ func (m mutant) dies(ctx context.Context, root, dir string) error {
 		return fmt.Errorf("%s does not run: %w\n%s", m.test, err, output)
 	}
 	return nil
+}
+
+// overlay writes what go test is to take in place of files of the tree.
+func (m mutant) overlay(root, dir string) (file string, err error) {
+	var edits []overlay.Edit
+	for _, e := range m.edits {
+		edits = append(edits, overlay.Edit{File: e.file, Old: e.old, New: e.new})
+	}
+	return overlay.Write(root, dir, edits)
 }
 
 // everyTestHasItsMutant compares the tests named after the design with the list.
