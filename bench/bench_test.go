@@ -123,7 +123,7 @@ func TestDimensions(t *testing.T) {
 	t.Parallel()
 	for _, f := range []form{smoke, subset, everything} {
 		dimensions := f.Growth.dimensions()
-		require.Len(t, dimensions, 7)
+		require.Len(t, dimensions, 8)
 		for _, d := range dimensions {
 			assert.Contains(t, d.settings, d.base, "%s, %s: there is nothing to compare with", f.Name, d.name)
 			for _, s := range d.settings {

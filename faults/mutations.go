@@ -58,7 +58,7 @@ var mutations = []mutation{
 		New: "WHERE organization_id = $1 AND created_at >= $2 AND created_at < '2100-01-01 00:00+00' AND user_id IS NOT NULL AND false",
 	}}},
 	{"budget-told-early", "a budget is told of before all is counted, and the last correction is not awaited", []overlay.Edit{{
-		File: "store/budgets.go", Old: "FROM taken t WHERE t.user_id IS NULL AND t.cause = 'budget_begins'))", New: "FROM taken t))",
+		File: "store/budgets.go", Old: "b.organization_id = t.organization_id AND b.version = t.budget_version", New: "b.organization_id = t.organization_id",
 	}}},
 	{"budget-begins-unseen", "a budget is not looked at when a period begins of which there was usage when it was set", []overlay.Edit{{
 		File: "store/budgets.go", Old: ")` + budgetBegins(`recounted_shares`, ``)", New: ")`",

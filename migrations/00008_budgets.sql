@@ -20,12 +20,14 @@ CREATE TABLE tokenalert.budgets (
     time_zone       text        NOT NULL,
     since           timestamptz NOT NULL,
     version         bigint      NOT NULL,
+    added           integer[]   NOT NULL DEFAULT '{}',
     counted         boolean     NOT NULL DEFAULT false
 );
 CREATE INDEX budgets_uncounted_idx ON tokenalert.budgets (organization_id) WHERE NOT counted;
 COMMENT ON TABLE tokenalert.budgets IS 'Budgets in force, from the policies that set them; what ticks go by';
 COMMENT ON COLUMN tokenalert.budgets.since IS 'Start of the first period that is counted';
 COMMENT ON COLUMN tokenalert.budgets.version IS 'Of the policy that began it: one that is removed and set again is another budget';
+COMMENT ON COLUMN tokenalert.budgets.added IS 'As policies.added, but empty where the budget changed with the thresholds: it is told of anew';
 COMMENT ON COLUMN tokenalert.budgets.counted IS 'Whether what had been used before the budget was set is counted; until then nobody is told';
 
 -- What each user has used of it, so that a correction of one user''s rows counts
@@ -77,10 +79,12 @@ COMMENT ON COLUMN tokenalert.budget_alerts.notification_id IS 'What the ids of t
 
 -- A correction says of which organization the row was that it is about. Without a
 -- user it asks for a decision on the organization''s budget; without both, for a
--- full count. The column outlives `down`, which keeps the functions that know it.
-ALTER TABLE tokenalert.recounts ADD COLUMN IF NOT EXISTS organization_id uuid;
+-- full count. The columns outlive `down`, which keeps the functions that know them.
+ALTER TABLE tokenalert.recounts ADD COLUMN IF NOT EXISTS organization_id uuid, ADD COLUMN IF NOT EXISTS budget_version bigint;
 COMMENT ON COLUMN tokenalert.recounts.user_id IS 'NULL, and no organization_id: everybody, by a full count';
 COMMENT ON COLUMN tokenalert.recounts.organization_id IS 'Whose budget the usage belonged to; without user_id: decide on that budget anew';
+
+COMMENT ON COLUMN tokenalert.recounts.budget_version IS 'Which budget is counted once this is dealt with; of one that was changed meanwhile it says nothing';
 
 -- As in 00005, with the organization.
 -- +goose StatementBegin
@@ -154,7 +158,9 @@ $body$;
 
 -- budget_changes_end: puts a budget in force. One that is new, or whose periods
 -- begin otherwise than before, is counted anew: a worker lists those who have used
--- of it (BeginBudgets), once its ticks add up what comes.
+-- of it (BeginBudgets), once its ticks add up what comes. What it has listed of the
+-- one before stays, for ticks take it: who changes a policy and does not commit
+-- must hold up none.
 -- +goose StatementBegin
 CREATE FUNCTION tokenalert.budget_changes_end() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -167,12 +173,10 @@ BEGIN
         DELETE FROM tokenalert.budgets b WHERE b.organization_id = NEW.organization_id;
         RETURN NULL;
     END IF;
-    IF EXISTS (SELECT FROM tokenalert.budgets b WHERE b.organization_id = NEW.organization_id
-               AND (b.reset_day, b.time_zone) = (NEW.budget_reset_day, NEW.budget_time_zone)) THEN
-        UPDATE tokenalert.budgets b SET token_limit = NEW.budget WHERE b.organization_id = NEW.organization_id AND b.token_limit <> NEW.budget;
-    ELSE
+    UPDATE tokenalert.budgets b SET token_limit = NEW.budget, added = CASE WHEN b.token_limit = NEW.budget THEN NEW.added ELSE '{}' END
+    WHERE b.organization_id = NEW.organization_id AND (b.reset_day, b.time_zone) = (NEW.budget_reset_day, NEW.budget_time_zone);
+    IF NOT FOUND THEN
         DELETE FROM tokenalert.budgets b WHERE b.organization_id = NEW.organization_id;
-        DELETE FROM tokenalert.recounts r WHERE r.organization_id = NEW.organization_id AND r.cause = 'budget_begins';
         INSERT INTO tokenalert.budgets (organization_id, token_limit, reset_day, time_zone, since, version)
         VALUES (NEW.organization_id, NEW.budget, NEW.budget_reset_day, NEW.budget_time_zone,
                 tokenalert.period_start(NEW.budget_reset_day, NEW.budget_time_zone, tokenalert.now()), NEW.version);
@@ -186,6 +190,83 @@ CREATE TRIGGER begin_budget BEFORE INSERT OR UPDATE ON tokenalert.policies FOR E
 CREATE TRIGGER budget AFTER INSERT OR UPDATE ON tokenalert.policies FOR EACH ROW EXECUTE FUNCTION tokenalert.budget_changes_end();
 REVOKE ALL ON FUNCTION tokenalert.budget_changes_begin() FROM PUBLIC;
 REVOKE ALL ON FUNCTION tokenalert.budget_changes_end() FROM PUBLIC;
+
+-- As in 00007, but that only those whom the policy is about may not have been
+-- decided under it: somebody who is set aside elsewhere is none of them. The two
+-- functions outlive `down` to 00007.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tokenalert.policy_changes_begin() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    settings integer[] := coalesce((SELECT s.thresholds FROM tokenalert.settings s), '{80,90,100}');
+    otherwise integer[] := settings; -- in force where the policy says nothing
+    had integer[];
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        RAISE EXCEPTION 'a policy is not deleted, which would forget what was told under it: set its columns to NULL'
+            USING HINT = 'tokenalert policy remove';
+    END IF;
+    PERFORM pg_advisory_xact_lock(8390042714202270830); -- "tokenaln"
+    IF NEW.time_zone IS NOT NULL AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
+        RAISE EXCEPTION 'unknown time zone %', quote_literal(NEW.time_zone)
+            USING ERRCODE = '22023', HINT = 'SELECT name FROM pg_timezone_names';
+    END IF;
+    IF NEW.user_id IS NOT NULL THEN
+        otherwise := coalesce((SELECT p.thresholds FROM tokenalert.policies p, tokenalert.accounts() a
+                               WHERE a.user_id = NEW.user_id AND p.organization_id = a.organization_id), settings);
+    END IF;
+    had := otherwise;
+    NEW.added := '{}';
+    IF TG_OP = 'UPDATE' THEN
+        had := coalesce(OLD.thresholds, otherwise);
+        IF OLD.added <> '{}' AND EXISTS (
+            SELECT FROM tokenalert.recounts r
+            WHERE r.cause IN ('policy_changed', 'held', 'undecided', 'set_aside')
+              AND (r.organization_id = NEW.organization_id
+                   OR EXISTS (SELECT FROM tokenalert.accounts() a
+                              WHERE a.user_id = r.user_id AND (a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id)))) THEN
+            NEW.added := OLD.added; -- not everybody has been decided under it
+        END IF;
+    END IF;
+    NEW.added := ARRAY(SELECT DISTINCT t FROM unnest(coalesce(NEW.thresholds, otherwise)) AS t
+                       WHERE t <> ALL (had) OR t = ANY (NEW.added) ORDER BY t);
+    NEW.version := nextval('tokenalert.policy_version');
+    NEW.changed_at := clock_timestamp();
+    RETURN NEW;
+END
+$body$;
+-- +goose StatementEnd
+
+-- As in 00007, but that nobody is decided anew for the organization's budget, which
+-- is none of theirs: budget_changes_end has that decided.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tokenalert.policy_changes_end() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+    before jsonb := '{}';
+    after jsonb := jsonb_strip_nulls(to_jsonb(NEW) - '{organization_id,user_id,added,version,changed_at}'::text[]);
+    budget text[] := '{budget,budget_reset_day,budget_time_zone}';
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        before := jsonb_strip_nulls(to_jsonb(OLD) - '{organization_id,user_id,added,version,changed_at}'::text[]);
+    END IF;
+    INSERT INTO tokenalert.policy_changes (version, changed_at, role, organization_id, user_id, before, after)
+    VALUES (NEW.version, NEW.changed_at, session_user, NEW.organization_id, NEW.user_id, before, after);
+    IF NEW.added <> '{}' OR before - budget <> after - budget THEN
+        -- In another zone a period begins at another time, and is counted anew.
+        INSERT INTO tokenalert.recounts (user_id, at, cause)
+        SELECT a.user_id, CASE WHEN NEW.time_zone IS DISTINCT FROM before ->> 'time_zone' THEN now() END, 'policy_changed' FROM tokenalert.accounts() a
+        WHERE a.user_id = NEW.user_id OR a.organization_id = NEW.organization_id;
+    END IF;
+    IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('tokenalert', '');
+    END IF;
+    RETURN NULL;
+END
+$body$;
+-- +goose StatementEnd
 
 -- What an earlier `down` kept; 00006 put it here.
 -- +goose StatementBegin
@@ -212,8 +293,10 @@ BEGIN
         INSERT INTO tokenalert.budget_alerts SELECT * FROM tokenalert.archived_budget_alerts;
         DROP TABLE tokenalert.archived_budget_policies, tokenalert.archived_budgets, tokenalert.archived_budget_shares,
             tokenalert.archived_budget_periods, tokenalert.archived_budget_alerts;
-        -- Shares of the time in between: a chain that goes on has not counted them.
-        UPDATE tokenalert.budgets SET counted = false;
+        -- Shares of the time in between: a chain that goes on has not counted them. What
+        -- lies before the previous period is history.
+        UPDATE tokenalert.budgets b SET counted = false, since = greatest(b.since, tokenalert.period_start(b.reset_day, b.time_zone,
+            tokenalert.period_start(b.reset_day, b.time_zone, tokenalert.now()) - interval '1 microsecond'));
         -- What a worker that leads throughout sees of it.
         INSERT INTO tokenalert.recounts (organization_id, cause) SELECT organization_id, 'policy_changed' FROM tokenalert.budgets;
     END IF;

@@ -387,10 +387,10 @@ func (s *budgetStorm) ticks(ctx context.Context, own *store.Store, r *rand.Rand)
 	if err != nil {
 		return err
 	}
-	kind := store.Window
+	kind := store.Full // as for other settings
 	for !s.stopped() {
 		if r.IntN(50) == 0 {
-			kind = store.Full // as for other settings
+			kind = store.Full
 		}
 		q := s.request(kind)
 		q.Periods, q.Slice = periods, 1+r.Int64N(6)

@@ -140,13 +140,18 @@ const unlessKnown = `
 
 // recountShares counts anew the shares that corrections are about, and adds the
 // differences. began are budgets of which all that had been used before has now
-// been counted: their last correction has no user (BeginBudgets). Of those without
+// been counted: their last correction has no user (BeginBudgets). One that somebody
+// is changing is not waited for; it is listed once more. Of those without
 // a user, one that Reconcile asks for is about a sum that is not that of its
 // shares, which no counting mends: what it lacks is added.
 var recountShares = `,
 began AS (
 	UPDATE tokenalert.budgets b SET counted = true
-	WHERE b.organization_id = ANY (ARRAY(SELECT t.organization_id FROM taken t WHERE t.user_id IS NULL AND t.cause = 'budget_begins'))
+	WHERE b.organization_id = ANY (ARRAY(
+		SELECT b.organization_id FROM (SELECT * FROM taken WHERE budget_version IS NOT NULL OFFSET 0) t, LATERAL (
+			SELECT b.organization_id FROM tokenalert.budgets b
+			WHERE b.organization_id = t.organization_id AND b.version = t.budget_version FOR UPDATE SKIP LOCKED
+		) b))
 	RETURNING b.organization_id
 ),
 wanted_shares AS MATERIALIZED (
@@ -205,9 +210,12 @@ counted_budgets AS (
 asked AS MATERIALIZED (
 	SELECT DISTINCT g.organization_id, p.period_start
 	FROM (
-		SELECT t.organization_id, CASE WHEN t.counts OR t.at IS NULL THEN here.at ELSE t.at END AS at, ` + placeOfBudget + `
-		FROM here, taken t, LATERAL (SELECT * FROM tokenalert.budgets b WHERE b.organization_id = t.organization_id OFFSET 0) b
-		WHERE t.user_id IS NULL
+		SELECT t.organization_id, t.at, ` + placeOfBudget + `
+		FROM (
+			SELECT organization_id, at FROM taken WHERE user_id IS NULL AND at IS NOT NULL AND NOT counts
+			UNION
+			SELECT organization_id, here.at FROM taken, here WHERE user_id IS NULL -- as of users
+		) t, LATERAL (SELECT * FROM tokenalert.budgets b WHERE b.organization_id = t.organization_id OFFSET 0) b
 	) g
 	` + periodOfGroup + `
 ),
@@ -245,7 +253,7 @@ func budgetOf(decidable string) string {
 		SELECT * FROM tokenalert.budgets b WHERE b.organization_id = c.organization_id AND ` + decidable + ` OFFSET 0
 	) b, LATERAL (
 		SELECT o.thresholds, CASE WHEN o.version > x.seen THEN o.version END AS stale,
-		       CASE WHEN o.version > x.seen THEN o.added ELSE '{}' END AS added,
+		       CASE WHEN o.version > x.seen THEN b.added ELSE '{}' END AS added,
 		       b.time_zone, NULL::text AS language, o.language AS organization_language, o.channels,
 		       coalesce(o.muted_until > tokenalert.now(), false) AS muted, 0 AS admins_from
 		FROM (SELECT (SELECT s.policy_seen FROM tokenalert.budget_periods s
@@ -391,7 +399,7 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	}
 	err = tx.QueryRow(ctx, `
 		SELECT organization_id, since, reset_day, time_zone, version FROM tokenalert.budgets b
-		WHERE NOT counted AND NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.organization_id = b.organization_id AND r.cause = 'budget_begins')
+		WHERE NOT counted AND NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.organization_id = b.organization_id AND r.budget_version = b.version)
 		LIMIT 1`).Scan(&b.organization, &b.since, &b.day, &b.zone, &b.version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, true, nil
@@ -419,9 +427,9 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 	// have left out what came in between.
 	last, err := tx.Exec(ctx, `
 		WITH same AS MATERIALIZED (
-			SELECT organization_id, since FROM tokenalert.budgets WHERE organization_id = $1 AND version = $2 AND NOT counted FOR UPDATE
+			SELECT organization_id, since, version FROM tokenalert.budgets WHERE organization_id = $1 AND version = $2 AND NOT counted FOR UPDATE
 		)
-		INSERT INTO tokenalert.recounts (organization_id, at, cause) SELECT organization_id, since, 'budget_begins' FROM same`,
+		INSERT INTO tokenalert.recounts (organization_id, at, cause, budget_version) SELECT organization_id, since, 'budget_begins', version FROM same`,
 		b.organization, b.version)
 	if err == nil && last.RowsAffected() == 0 {
 		err = errBudgetChanged

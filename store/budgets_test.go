@@ -246,12 +246,121 @@ func TestABudgetThatBeganWithAWorkerThatDied(t *testing.T) {
 	kill()
 	require.Error(t, <-done)
 	locked.exec("ROLLBACK")
+	c.eventually("its session goes on", func() bool {
+		return ask[bool](c.site, "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))")
+	})
 	assert.Zero(t, c.pending())
 	c.begun()
 	assert.EqualValues(t, 10, c.share(user))
 	n, err := c.store.BeginBudgets(t.Context())
 	require.NoError(t, err)
 	assert.Zero(t, n, "it has begun")
+}
+
+// What is listed of a budget is not waited for where somebody is changing it, nor
+// does it say that all is counted of the one that comes of it.
+func TestWhoChangesABudgetThatBeginsHoldsUpNoTick(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ change, end string }{
+		"another day, rolled back": {"UPDATE tokenalert.policies SET budget_reset_day = 2", "ROLLBACK"},
+		"another day":              {"UPDATE tokenalert.policies SET budget_reset_day = 2", "COMMIT"},
+		"another limit":            {"UPDATE tokenalert.policies SET budget = 7", "COMMIT"},
+		"removed":                  {"UPDATE tokenalert.policies SET budget = NULL", "COMMIT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t, host.CMS)
+			c.use(c.user(0), 10)
+			c.budget(c.org, 1000, 1, "UTC")
+			c.calendar()
+			c.settle()
+			n, err := c.store.BeginBudgets(t.Context())
+			require.NoError(t, err)
+			require.EqualValues(t, 2, n)
+			change := c.session()
+			change.exec("BEGIN")
+			change.exec(tt.change)
+			assert.EqualValues(t, 2, c.tick().Recounts)
+			assert.False(t, ask[bool](c.site, "SELECT counted FROM tokenalert.budgets"))
+			change.exec(tt.end)
+			c.begun()
+			assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM tokenalert.budgets WHERE NOT counted"))
+		})
+	}
+}
+
+func TestWhatWasListedOfABudgetSaysNothingOfTheNext(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(0)
+	c.use(user, 10)
+	c.budget(c.org, 1000, 1, "UTC")
+	c.calendar()
+	c.settle()
+	_, err := c.store.BeginBudgets(t.Context())
+	require.NoError(t, err)
+	c.budget(c.org, 1000, 2, "UTC")
+	c.calendar()
+	c.settle()
+	assert.False(t, ask[bool](c.site, "SELECT counted FROM tokenalert.budgets"), "nobody has listed who used of it")
+	c.begun()
+	assert.True(t, ask[bool](c.site, "SELECT counted FROM tokenalert.budgets"))
+}
+
+// Nobody is decided anew for a budget, which is the organization's.
+func TestABudgetAsksForNoDecisionOnUsers(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.user(1000)
+	asked := func() []string {
+		causes := ask[[]string](c.site, "SELECT ARRAY(SELECT cause || CASE WHEN user_id IS NULL THEN '' ELSE ' user' END FROM tokenalert.recounts ORDER BY id)")
+		c.exec("DELETE FROM tokenalert.recounts")
+		return causes
+	}
+	asked()
+	c.budget(c.org, 1000, 1, "UTC")
+	assert.Equal(t, []string{"policy_changed"}, asked())
+	c.budget(c.org, 2000, 2, "UTC")
+	assert.Equal(t, []string{"policy_changed"}, asked())
+	c.exec("UPDATE tokenalert.policies SET thresholds = '{50}'")
+	assert.ElementsMatch(t, []string{"policy_changed", "policy_changed user"}, asked())
+	c.budget(c.org, 0, 0, "")
+	assert.Empty(t, asked())
+}
+
+// A threshold that was gained is told of anew where a later change finds all decided
+// whom the policy is about, whoever else waits for a decision.
+func TestOnlyTheirOwnWaitForADecisionUnderAPolicy(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		waits string
+		added []int32
+	}{
+		"nobody":        {"SELECT id FROM users WHERE organization_id = $1 AND false", nil},
+		"a member":      {"SELECT id FROM users WHERE organization_id = $1", []int32{50}},
+		"somebody else": {"SELECT id FROM users WHERE organization_id <> $1", nil},
+		"the budget":    {"", []int32{50}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t, host.CMS)
+			c.user(1000)
+			other, err := host.NewOrganization(t.Context(), c.owner, "Other")
+			require.NoError(t, err)
+			_, err = host.NewUser(t.Context(), c.owner, host.User{Organization: other})
+			require.NoError(t, err)
+			c.budget(c.org, 1000, 1, "UTC")
+			c.exec("UPDATE tokenalert.policies SET thresholds = '{50,80,90,100}'")
+			c.exec("DELETE FROM tokenalert.recounts")
+			if tt.waits == "" {
+				c.exec("INSERT INTO tokenalert.recounts (organization_id, cause) VALUES ($1, 'set_aside')", c.org)
+			} else {
+				c.exec("INSERT INTO tokenalert.recounts (user_id, cause) SELECT w.id, 'set_aside' FROM ("+tt.waits+") w (id)", c.org)
+			}
+			c.exec("UPDATE tokenalert.policies SET language = 'en'")
+			assert.Equal(t, tt.added, ask[[]int32](c.site, "SELECT nullif(added, '{}') FROM tokenalert.policies"))
+		})
+	}
 }
 
 // Two workers take what is listed, and both believe to lead: one of them collides.

@@ -241,7 +241,7 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	if err != nil {
 		return err
 	}
-	if c.Candidates, err = scanCandidates(rows, nil); err != nil || c.After.Budget == nil {
+	if c.Candidates, err = scanCandidates(rows, nil, true); err != nil || c.After.Budget == nil {
 		return err
 	}
 	// Of a budget of which not all is counted, what its rows add up to.
@@ -260,7 +260,7 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	if err != nil {
 		return err
 	}
-	budget, err := scanCandidates(rows, nil)
+	budget, err := scanCandidates(rows, nil, true)
 	if err != nil {
 		return err
 	}

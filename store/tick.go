@@ -58,7 +58,8 @@ type Candidate struct {
 	TokenLimit     int64 // 0: unlimited
 	Marks          []int32
 	Told           []int32    // thresholds told within this period under another key
-	Newest         *time.Time // created_at of the newest row counted; nil for a recount
+	Newest         *time.Time // created_at of the newest row counted; nil for a recount, and of a budget
+	Anew           bool       // decided for a correction or by a full count, and not for usage of the window
 
 	Thresholds []int32  // of a policy; nil: those of the settings
 	Added      []int32  // what policies have gained since the last decision
@@ -261,7 +262,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	if err != nil {
 		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
 	}
-	candidates, err := scanCandidates(found, header)
+	candidates, err := scanCandidates(found, header, q.Kind != Window)
 	if err != nil {
 		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
 	}
@@ -299,7 +300,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted, &result.BudgetBegins})
+	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted, &result.BudgetBegins}, true)
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
@@ -308,7 +309,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 
 // scanCandidates reads rows that begin with the same header each and go on
 // with a candidate, or with NULLs where there is none.
-func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
+func scanCandidates(rows pgx.Rows, header []any, anew bool) ([]Candidate, error) {
 	var candidates []Candidate
 	var (
 		user, org   *uuid.UUID
@@ -337,7 +338,7 @@ func scanCandidates(rows pgx.Rows, header []any) ([]Candidate, error) {
 		}
 		c := Candidate{
 			OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
-			TokensUsed: *used, Marks: marks, Told: told, Newest: newest,
+			TokensUsed: *used, Marks: marks, Told: told, Newest: newest, Anew: anew,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
 			AdminsFrom: *policy.adminsFrom, TimeZone: policy.zone,
 		}

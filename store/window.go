@@ -261,7 +261,7 @@ taken AS MATERIALIZED (
 		SELECT r.id FROM tokenalert.recounts r, here
 		WHERE (r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)
 		ORDER BY r.id LIMIT $4::bigint))
-	RETURNING r.user_id, r.organization_id, r.at, r.cause, r.at IS NOT NULL AND ` + counts + ` AS counts
+	RETURNING r.user_id, r.organization_id, r.at, r.cause, r.budget_version, r.at IS NOT NULL AND ` + counts + ` AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
 	SELECT DISTINCT user_id, at AS created_at, counts::integer AS amount FROM taken WHERE user_id IS NOT NULL AND at IS NOT NULL AND cause <> 'budget_begins'

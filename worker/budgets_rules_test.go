@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"tokenalert/internal/host"
 )
 
 // The reasons why nobody is told of a budget are those of users: another calendar
@@ -53,6 +56,32 @@ func TestWhyNobodyIsToldOfABudget(t *testing.T) {
 				w.policy(ofOrganization, "budget", w.org, 1050)
 			},
 			[]budgetAlert{{80, true, "", 850, 1}},
+			2,
+		},
+		"another budget, with a threshold that was gained before and somebody set aside elsewhere": {
+			func(w *world) {
+				stranger, err := host.NewUser(w.t.Context(), w.owner, host.User{Organization: w.organization("Other")})
+				require.NoError(w.t, err)
+				w.ownerExec("INSERT INTO tokenalert.recounts (user_id, at, due_at, cause) VALUES ($1, now(), now() + interval '1 hour', 'set_aside')", stranger)
+				w.policy(ofOrganization, "thresholds", w.org, []int{80, 90})
+				w.settle()
+				w.policy(ofOrganization, "budget", w.org, 900)
+			},
+			[]budgetAlert{{90, true, "", 850, 1}},
+			2,
+		},
+		"another budget and other thresholds": {
+			func(w *world) { w.ownerExec("UPDATE tokenalert.policies SET budget = 900, thresholds = '{80,92}'") },
+			[]budgetAlert{{92, true, "", 850, 1}},
+			2,
+		},
+		"removed, and another with other thresholds": {
+			func(w *world) {
+				w.ownerExec("UPDATE tokenalert.policies SET budget = NULL")
+				w.settle()
+				w.ownerExec("UPDATE tokenalert.policies SET budget = 1700, thresholds = '{50,80}'")
+			},
+			[]budgetAlert{{50, true, "", 850, 1}},
 			2,
 		},
 	} {

@@ -216,3 +216,37 @@ func TestWhoIsSetAsideIsTriedWhenAsked(t *testing.T) {
 	w.eventually(func() bool { return len(w.notifications(poison)) > 0 }, "not told")
 	w.assertToldOnce(poison, 80, 90)
 }
+
+// So is a budget, and where its periods begin otherwise meanwhile, it is decided in
+// the one that goes on.
+func TestABudgetThatIsSetAsideIsTriedWhenAsked(t *testing.T) {
+	t.Parallel()
+	for name, ask := range map[string]func(w *world){
+		"by the owner": func(w *world) {
+			w.ownerExec("UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside'")
+		},
+		"by another calendar": func(w *world) {
+			day := time.Now().UTC().AddDate(0, 0, -1).Day()
+			w.ownerExec("UPDATE tokenalert.policies SET budget_reset_day = $1", day)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			admin := w.admin(w.org)
+			w.ownerExec("ALTER TABLE notifications ADD CONSTRAINT refuse CHECK (user_id <> '" + admin.String() + "')")
+			r := w.start()
+			w.policy(ofOrganization, "budget", w.org, 1000)
+			w.eventually(func() bool { return w.budgetCounted(w.org) }, "the budget is not counted")
+			w.use(w.user(0), 850)
+			r.await(worker.EventUserSetAside)
+			w.ownerExec("ALTER TABLE notifications DROP CONSTRAINT refuse")
+			ask(w)
+			w.use(w.user(0), 1) // which wakes the worker
+			w.eventually(func() bool { return len(w.notifications(admin)) > 0 }, "not told")
+			w.settle()
+			assert.Len(t, w.notifications(admin), 1)
+			assert.Len(t, w.budgetAlerts(w.org), 1)
+		})
+	}
+}

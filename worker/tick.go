@@ -167,7 +167,7 @@ func (l *loop) withoutAside(now time.Time, candidates []store.Candidate) []store
 	}
 	return slices.DeleteFunc(candidates, func(c store.Candidate) bool {
 		until, ok := l.aside[c.Subject()]
-		if ok && (c.Newest == nil && !c.OfBudget() || !now.Before(until)) {
+		if ok && (c.Anew || !now.Before(until)) {
 			delete(l.aside, c.Subject())
 			ok = false
 		}
