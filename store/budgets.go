@@ -128,14 +128,14 @@ func budgetBegins(counted, where string) string {
 	return `,
 budget_begins AS (
 	INSERT INTO tokenalert.recounts (organization_id, at, due_at, cause)
-	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins' FROM here, ` + counted + ` d
-	WHERE d.period_start > here.at` + where + `
+	SELECT DISTINCT d.organization_id, d.period_start, d.period_start, 'period_begins'
+	FROM (SELECT d.organization_id, d.period_start FROM here, ` + counted + ` d WHERE d.period_start > here.at OFFSET 0) d` + where + `
 )`
 }
 
 // unlessKnown leaves out what an earlier tick has had looked at.
 const unlessKnown = `
-	  AND NOT EXISTS (SELECT FROM tokenalert.budget_periods p
+	WHERE NOT EXISTS (SELECT FROM tokenalert.budget_periods p
 	                  WHERE p.organization_id = d.organization_id AND p.period_start = d.period_start OFFSET 0)`
 
 // recountShares counts anew the shares that corrections are about, and adds the

@@ -53,18 +53,18 @@ func TestTheDoctorFindsWhatIsNotDelivered(t *testing.T) {
 	}
 	runFaults(t, map[string]fault{
 		"nobody delivers": {
-			check: "deliveries", as: pgtest.Runtime, before: waiting, make: jobs("scheduled_at = now() - interval '6 minutes'"),
-			severity: store.Warning, says: []string{"1 alert has waited for 6m0s to be delivered by webhook, and no worker delivers"},
+			check: "deliveries", as: pgtest.Runtime, before: waiting, make: jobs("scheduled_at = now() - interval '6 minutes 20 seconds'"),
+			severity: store.Warning, says: []string{"1 alert has waited for 6m2", "to be delivered by webhook, and no worker delivers"},
 			remedy: "give the workers the settings of this channel", commands: []string{forget},
 		},
 		"those that deliver do so by other channels": {
-			check: "deliveries", before: func(s *site) { waiting(s); replicaDelivers(s) }, make: jobs("scheduled_at = now() - interval '6 minutes'"),
-			severity: store.Warning, says: []string{"1 alert has waited for 6m0s to be delivered by webhook, and no worker takes them, though some deliver"},
+			check: "deliveries", before: func(s *site) { waiting(s); replicaDelivers(s) }, make: jobs("scheduled_at = now() - interval '6 minutes 20 seconds'"),
+			severity: store.Warning, says: []string{"1 alert has waited for 6m2", "to be delivered by webhook, and no worker takes them, though some deliver"},
 			commands: []string{forget},
 		},
 		"tried again and again": {
-			check: "deliveries", as: pgtest.Runtime, before: retrying, make: jobs("created_at = now() - interval '16 minutes'"),
-			severity: store.Warning, says: []string{"1 alert is tried again and again by webhook, for 16m0s by now: the receiver answered 410 Gone"},
+			check: "deliveries", as: pgtest.Runtime, before: retrying, make: jobs("created_at = now() - interval '16 minutes 20 seconds'"),
+			severity: store.Warning, says: []string{"1 alert is tried again and again by webhook, for 16m2", "by now: the receiver answered 410 Gone"},
 			remedy: "`tokenalert deliveries retry ID`", commands: []string{"tokenalert deliveries list --state retrying --channel webhook"},
 			cure: jobs("metadata = jsonb_build_object('retried_at', now())"), // it is tried anew from now on
 		},

@@ -140,6 +140,14 @@ func TestABudgetIsCountedAndItsAdminsAreTold(t *testing.T) {
 	assert.Len(t, w.notifications(chief), 3)
 }
 
+// budgetUsed is what is counted of a budget, in whatever period began last.
+func (w *world) budgetUsed(organization uuid.UUID) (tokens int64) {
+	w.t.Helper()
+	require.NoError(w.t, w.owner.QueryRow(w.t.Context(), `SELECT tokens_used::bigint FROM tokenalert.budget_periods
+		WHERE organization_id = $1 ORDER BY period_start DESC LIMIT 1`, organization).Scan(&tokens))
+	return tokens
+}
+
 func (w *world) budgetCounted(organization uuid.UUID) bool {
 	w.t.Helper()
 	var counted bool

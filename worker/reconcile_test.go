@@ -126,7 +126,7 @@ func TestTheWorkerReconcilesByItself(t *testing.T) {
 	assert.NotContains(t, fields, "user")
 	assert.Equal(t, w.org.String(), fields["organization"])
 	assert.EqualValues(t, 950, fields["actual"])
-	w.settle()
+	w.eventually(func() bool { return w.budgetUsed(w.org) == 950 }, "the sum is not mended")
 	w.assertBudgets()
 	r.stop()
 	assert.Len(t, r.lines(worker.EventReconcileDifference), 2)
