@@ -122,7 +122,11 @@ func TestBudgetCommands(t *testing.T) {
 	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone")
 	asked := policy(0, "set", "--budget", "1000", "--budget-time-zone", "America/Lima", "--dry-run")
 	assert.Contains(t, asked, "  budget     1,000 tokens from day 1, America/Lima  (was none)\n")
-	assert.Contains(t, asked, "nobody is told of 80 % of the budget: the organization has no admin who is not muted, and there is no webhook\n")
+	assert.Contains(t, asked, "no admin would be told of 80 % of the budget: "+org+" has none who is not muted; a webhook, where one is set up, would be told once what was used is counted\n")
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--dry-run", "--output", "json"), `"reason": "no_admin",
+      "webhook": true`)
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--channels", "email", "--dry-run"),
+		"nobody is told of 80 % of the budget: the organization has no admin who is not muted, and there is no webhook\n")
 	p.exec("INSERT INTO users (organization_id, email, password_hash, full_name, role) VALUES ($1, 'chief@example.com', 'none', 'Ada Example', 'admin')", p.org)
 	assert.Contains(t, policy(0, "set", "--budget", "1000", "--dry-run"),
 		"the admins of "+org+" would be told of 80 % of the budget once what was used is counted\n")
@@ -144,6 +148,9 @@ func TestBudgetCommands(t *testing.T) {
 
 	assert.Contains(t, policy(0, "set", "--budget", "800"), "the admins of "+org+" are told of 100 % of the budget at the next tick\n")
 	p.eventually("SELECT count(*) = 2 FROM notifications WHERE title LIKE '🏢%'", "the admin is not told of the lower budget")
+	assert.Contains(t, policy(0, "set", "--budget", "2000"), "nobody is told by that\n")
+	p.eventually("SELECT marks = '{}' FROM tokenalert.budget_periods", "the higher budget is not decided")
+	assert.Contains(t, policy(0, "set", "--budget", "800"), "nobody is told of 100 % of the budget: it had been told under the same limit in the same period\n")
 	assert.Contains(t, policy(0, "remove"), "  budget     none  (was 800 tokens from day 1, UTC)\n")
 	p.eventually("SELECT NOT EXISTS (SELECT FROM tokenalert.budgets)", "the budget stays")
 }
