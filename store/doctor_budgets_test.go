@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
@@ -53,4 +54,50 @@ func TestTheDoctorFindsBudgetsOfWhichNobodyIsTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A zone that the server has lost is named, with what mends it.
+func TestTheDoctorFindsZonesThatTheServerDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	s.settings()
+	user := s.user(1000)
+	s.budget(s.org, 1000, 1, "UTC")
+	s.exec("INSERT INTO tokenalert.policies (user_id, time_zone) VALUES ($1, 'America/Lima')", user)
+	assert.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "zone").Findings)
+
+	s.exec("ALTER TABLE tokenalert.policies DISABLE TRIGGER USER")
+	s.exec("UPDATE tokenalert.policies SET time_zone = 'Nope/Zone'")
+	s.exec("UPDATE tokenalert.policies SET budget_time_zone = 'Nope/Other' WHERE user_id IS NULL")
+	s.exec("UPDATE tokenalert.budgets SET time_zone = 'Nope/Other'")
+	s.exec("ALTER TABLE tokenalert.policies ENABLE TRIGGER USER")
+	x := examined(t, s.diagnose(pgtest.Runtime), "zone")
+	if assert.Len(t, x.Findings, 1) {
+		f := x.Findings[0]
+		assert.Equal(t, store.Broken, f.Severity)
+		assert.Contains(t, f.Says, "the server does not know 3 zones that are set by policy: ")
+		for _, says := range []string{
+			"Nope/Zone of organization " + s.org.String(), "Nope/Other of the budget of organization " + s.org.String(), "Nope/Zone of user " + user.String(),
+		} {
+			assert.Contains(t, f.Says, says)
+		}
+		assert.ElementsMatch(t, []string{
+			"tokenalert policy set --organization " + s.org.String() + " --time-zone inherit --budget-time-zone UTC",
+			"tokenalert policy set --user " + user.String() + " --time-zone inherit",
+		}, f.Commands)
+	}
+	owner, err := store.OpenFor("policy", s.db.OwnerURL(), "")
+	require.NoError(t, err)
+	t.Cleanup(owner.Close)
+	for _, change := range []struct {
+		of store.PolicyOf
+		to store.PolicyChange
+	}{
+		{store.PolicyOf{Organization: &s.org}, store.PolicyChange{TimeZone: new(*string), BudgetTimeZone: new(new("UTC"))}},
+		{store.PolicyOf{User: &user}, store.PolicyChange{TimeZone: new(*string)}},
+	} {
+		_, err := owner.ChangePolicy(t.Context(), change.of, change.to, false)
+		require.NoError(t, err)
+	}
+	assert.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "zone").Findings)
 }

@@ -210,14 +210,17 @@ func (st *Status) queueUsers(batch *pgx.Batch, most int) {
 		return row.Scan(&st.Limited)
 	})
 	batch.Queue(`
+		WITH unknown AS MATERIALIZED (SELECT time_zone FROM (`+otherZones+`) z WHERE NOT known)
 		SELECT a.user_id, left(coalesce(a.full_name, ''), 200), greatest(least(p.tokens_used, 9223372036854775807), -9223372036854775808)::bigint,
 		       a.token_limit, p.period_start, p.period_end
 		FROM tokenalert.usage_periods p
 		JOIN tokenalert.accounts() a ON a.user_id = p.user_id
 		CROSS JOIN LATERAL (
-			SELECT coalesce((SELECT time_zone FROM tokenalert.policies o WHERE o.user_id = a.user_id),
-			                (SELECT time_zone FROM tokenalert.policies o WHERE o.organization_id = a.organization_id),
-			                (SELECT time_zone FROM tokenalert.settings)) AS time_zone OFFSET 0
+			SELECT coalesce(CASE WHEN z.time_zone NOT IN (SELECT time_zone FROM unknown) THEN z.time_zone END, -- as ticks do
+			                (SELECT time_zone FROM tokenalert.settings)) AS time_zone
+			FROM (SELECT coalesce((SELECT time_zone FROM tokenalert.policies o WHERE o.user_id = a.user_id),
+			                      (SELECT time_zone FROM tokenalert.policies o WHERE o.organization_id = a.organization_id)) AS time_zone OFFSET 0) z
+			OFFSET 0
 		) s
 		WHERE p.period_start <= tokenalert.now() AND tokenalert.now() < p.period_end AND a.token_limit > 0
 		  AND p.period_start = tokenalert.period_start(a.reset_day, s.time_zone, tokenalert.now())
