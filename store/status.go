@@ -63,6 +63,8 @@ type Corrections struct {
 	Oldest   *time.Time `json:"oldest"`    // when the oldest of them was recorded, where that is known
 	Later    int64      `json:"later"`     // not before their time: a period that is to begin, a retry
 	SetAside int64      `json:"set_aside"` // users whose data makes a statement fail
+	// BudgetsSetAside are those of which telling an admin makes one fail.
+	BudgetsSetAside int64 `json:"budgets_set_aside"`
 }
 
 // A Standing is one user in the current period.
@@ -170,9 +172,9 @@ func (st *Status) queueChain(batch *pgx.Batch) {
 func (st *Status) queueCorrections(batch *pgx.Batch) {
 	batch.Queue(`
 		SELECT count(*) FILTER (WHERE due), min(coalesce(due_at, at)) FILTER (WHERE due), count(*) FILTER (WHERE NOT due),
-		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside')
+		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside'), count(DISTINCT organization_id) FILTER (WHERE cause = 'set_aside')
 		FROM (SELECT *, due_at IS NULL OR due_at <= tokenalert.now() AS due FROM tokenalert.recounts) r`).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside)
+		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside, &st.Corrections.BudgetsSetAside)
 	})
 }
 
