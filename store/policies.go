@@ -97,7 +97,7 @@ func (c PolicyChange) apply(p *Policy) error {
 	}
 	if p.Budget == nil {
 		if c.BudgetResetDay != nil || c.BudgetTimeZone != nil {
-			return errors.New("there is no budget that could begin on a day or in a zone")
+			return errors.New("there is no budget that could begin on a day or in a zone: name one with --budget")
 		}
 		p.BudgetResetDay, p.BudgetTimeZone = nil, nil
 	}
