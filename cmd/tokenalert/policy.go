@@ -553,8 +553,8 @@ func printPolicyInForce(w io.Writer, f store.PolicyInForce) error {
 		fmt.Fprintf(&b, "%-40s %s\n", line, origin)
 	}
 	if u := f.Budget; u != nil {
-		fmt.Fprintf(&b, "used of the budget: %s, %.1f %%, since %s; resets %s", count(u.TokensUsed, "token"),
-			float64(worker.PercentTenths(u.TokensUsed, u.TokenLimit))/10, instant(u.PeriodStart), instant(u.ResetsAt))
+		fmt.Fprintf(&b, "used of the budget: %s, %s, since %s; resets %s", count(u.TokensUsed, "token"),
+			percentUsed(u.TokensUsed, u.TokenLimit), instant(u.PeriodStart), instant(u.ResetsAt))
 		if !u.Counted {
 			b.WriteString("; what was used before it was set is being counted")
 		}

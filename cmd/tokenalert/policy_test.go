@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"tokenalert/store"
 )
 
 func TestWrongPolicies(t *testing.T) {
@@ -103,6 +106,24 @@ func TestPolicyCommands(t *testing.T) {
 	assert.Contains(t, stderr, "it takes the owner of the host's tables")
 }
 
+// What is printed of a budget, or a limit, says 100.0 where it is reached, and not
+// before, however large the numbers.
+func TestPercentUsed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		used, limit int64
+		want        string
+	}{
+		{0, 1000, "0.0 %"}, {-5, 1000, "0.0 %"}, {99_996, 100_000, "99.9 %"}, {100_000, 100_000, "100.0 %"}, {893, 1000, "89.3 %"},
+		{math.MaxInt64, 1000, "922337203685477580.7 %"}, {math.MaxInt64 - 1, math.MaxInt64, "99.9 %"},
+	} {
+		assert.Equal(t, tt.want, percentUsed(tt.used, tt.limit))
+	}
+	var page strings.Builder
+	require.NoError(t, printPolicyInForce(&page, store.PolicyInForce{Budget: &store.BudgetStanding{TokensUsed: math.MaxInt64, TokenLimit: 1000, Counted: true}}))
+	assert.Contains(t, page.String(), "922337203685477580.7 %,")
+}
+
 // A budget is asked for, set, shown with what has been used of it, in force, and
 // removed.
 func TestBudgetCommands(t *testing.T) {
@@ -119,7 +140,7 @@ func TestBudgetCommands(t *testing.T) {
 		require.Equal(t, want, status, "%v: %s%s", args, stdout, stderr)
 		return stdout + stderr
 	}
-	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone")
+	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone: name one with --budget")
 	asked := policy(0, "set", "--budget", "1000", "--budget-time-zone", "America/Lima", "--dry-run")
 	assert.Contains(t, asked, "  budget     1,000 tokens from day 1, America/Lima  (was none)\n")
 	assert.Contains(t, asked, "no admin would be told of 80 % of the budget: "+org+" has none who is not muted; a webhook, where one is set up, would be told once what was used is counted\n")
