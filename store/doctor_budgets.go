@@ -47,7 +47,7 @@ func examineBudgets(ctx context.Context, _ *examination, tx pgx.Tx, x *Examined)
 			"keep a worker running; where one does, its log says at budget.begun what is in the way")
 	}
 	if alone > 0 {
-		x.find(Warning, fmt.Sprintf("%s: the organization has no user with the role admin, or is gone, so nobody has a notification; organization %s, for one",
+		x.find(Warning, fmt.Sprintf("%s: the organization has no user with the role admin, or is gone, so nobody has a notification, and a webhook alone is told, where one is set up; organization %s, for one",
 			plural(alone, "budget is nobody's", "budgets are nobody's"), lonely),
 			"give a user of the organization the role admin in the host, or remove the budget, as the owner of ai_usage_logs:",
 			fmt.Sprintf("UPDATE tokenalert.policies SET budget = NULL WHERE organization_id = '%s';", lonely))
