@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -100,4 +101,46 @@ func TestTheDoctorFindsZonesThatTheServerDoesNotKnow(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "zone").Findings)
+}
+
+// A budget that is not in force as its policy sets it is named, and what is said
+// mends it.
+func TestTheDoctorFindsBudgetsThatAreNotThoseOfPolicies(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ make, says string }{
+		"deleted":           {"DELETE FROM tokenalert.budgets", "%s has none in force"},
+		"another limit":     {"UPDATE tokenalert.budgets SET token_limit = 999", "%s has another in force"},
+		"another reset day": {"UPDATE tokenalert.budgets SET reset_day = 2", "%s has another in force"},
+		"another zone":      {"UPDATE tokenalert.budgets SET time_zone = 'America/Lima'", "%s has another in force"},
+		"of no policy": {"ALTER TABLE tokenalert.policies DISABLE TRIGGER USER; UPDATE tokenalert.policies SET budget = NULL, budget_reset_day = NULL, budget_time_zone = NULL",
+			"%s has one in force that no policy sets"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := migratedSite(t, host.CMS)
+			s.exec("UPDATE users SET role = 'admin' WHERE id = $1", s.user(0))
+			s.budget(s.org, 1000, 15, "America/Santiago")
+			require.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "budgets").Findings)
+			s.superExec(tt.make)
+			x := examined(t, s.diagnose(pgtest.Runtime), "budgets")
+			require.Len(t, x.Findings, 1)
+			f := x.Findings[0]
+			assert.Equal(t, store.Broken, f.Severity)
+			assert.Contains(t, f.Says, "1 budget is not in force as its policy sets it")
+			assert.Contains(t, f.Says, strings.ReplaceAll(tt.says, "%s", s.org.String()))
+			require.Len(t, f.Commands, 1)
+			if name == "of no policy" {
+				s.exec(f.Commands[0])
+			} else {
+				assert.Equal(t, "tokenalert policy set --organization "+s.org.String()+" --budget 1000 --budget-reset-day 15 --budget-time-zone 'America/Santiago'", f.Commands[0])
+				owner, err := store.OpenFor("policy", s.db.OwnerURL(), "")
+				require.NoError(t, err)
+				t.Cleanup(owner.Close)
+				_, err = owner.ChangePolicy(t.Context(), store.PolicyOf{Organization: &s.org},
+					store.PolicyChange{Budget: new(new(int64(1000))), BudgetResetDay: new(new(int32(15))), BudgetTimeZone: new(new("America/Santiago"))}, false)
+				require.NoError(t, err)
+			}
+			assert.Empty(t, examined(t, s.diagnose(pgtest.Runtime), "budgets").Findings)
+		})
+	}
 }

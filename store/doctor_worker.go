@@ -89,7 +89,7 @@ func findUnknownZones(ctx context.Context, tx pgx.Tx, settings string, x *Examin
 		}
 		if budgetZone != nil {
 			all = append(all, fmt.Sprintf("%s of the budget of %s", *budgetZone, of))
-			command += " --budget-time-zone " + settings
+			command += " --budget-time-zone " + shellWord(settings)
 		}
 		commands = append(commands, command)
 		return nil
