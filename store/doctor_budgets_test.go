@@ -112,8 +112,10 @@ func TestTheDoctorFindsBudgetsThatAreNotThoseOfPolicies(t *testing.T) {
 		"another limit":     {"UPDATE tokenalert.budgets SET token_limit = 999", "%s has another in force"},
 		"another reset day": {"UPDATE tokenalert.budgets SET reset_day = 2", "%s has another in force"},
 		"another zone":      {"UPDATE tokenalert.budgets SET time_zone = 'America/Lima'", "%s has another in force"},
-		"of no policy": {"ALTER TABLE tokenalert.policies DISABLE TRIGGER USER; UPDATE tokenalert.policies SET budget = NULL, budget_reset_day = NULL, budget_time_zone = NULL",
-			"%s has one in force that no policy sets"},
+		"of no policy": {
+			"ALTER TABLE tokenalert.policies DISABLE TRIGGER USER; UPDATE tokenalert.policies SET budget = NULL, budget_reset_day = NULL, budget_time_zone = NULL",
+			"%s has one in force that no policy sets",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -91,8 +91,10 @@ func examineLag(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) err
 func findSetAside(ctx context.Context, tx pgx.Tx, x *Examined) error {
 	for _, of := range []struct{ id, one, many, why, whose string }{
 		{"user_id", "user is set aside and not told", "users are set aside and not told", "their data makes a statement fail", ""},
-		{"organization_id", "budget is set aside, and nobody told of it", "budgets are set aside, and nobody told of them",
-			"a statement fails that tells an admin", "of organization "},
+		{
+			"organization_id", "budget is set aside, and nobody told of it", "budgets are set aside, and nobody told of them",
+			"a statement fails that tells an admin", "of organization ",
+		},
 	} {
 		rows, err := tx.Query(ctx, "SELECT DISTINCT "+of.id+"::text FROM tokenalert.recounts WHERE cause = 'set_aside' AND "+of.id+" IS NOT NULL ORDER BY 1 LIMIT 100")
 		if err != nil {
