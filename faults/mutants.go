@@ -71,7 +71,7 @@ func (m mutation) overlay(root, dir string) (string, error) {
 
 // hunt plays schedules on the mutated binary until one fails.
 func (m mutation) hunt(ctx context.Context, o options, directory string) (string, error) {
-	o.directory = directory
+	o.directory, o.plays = directory, m.plays
 	l := &laboratory{options: o}
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return "", err

@@ -28,8 +28,8 @@ type options struct {
 	schedules int    // that must count
 	seed      uint64 // the first
 	kinds     []plan.FaultKind
-	untilOne  bool // stop at the first that fails
-	budgets   bool // play no others
+	plays     func(*plan.Plan) bool // only these schedules; nil: all
+	untilOne  bool                  // stop at the first that fails
 	keep      bool
 	binDir    string
 	progress  io.Writer
@@ -51,7 +51,7 @@ type laboratory struct {
 
 func newRun() *cobra.Command {
 	l := &laboratory{options: options{progress: os.Stderr, binDir: os.Getenv("PGTEST_BIN")}}
-	var fresh bool
+	var fresh, budgets bool
 	var write string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -70,6 +70,9 @@ fails leaves its trace, the workers' logs and the data in the directory.
 Interrupted, and run again with the same directory, it goes on where it was.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if budgets {
+				l.plays = (*plan.Plan).Budgets
+			}
 			if err := l.prepare(cmd.Context(), fresh); err != nil {
 				return err
 			}
@@ -94,7 +97,7 @@ Interrupted, and run again with the same directory, it goes on where it was.`,
 	f.IntVar(&l.lanes, "lanes", max(2, runtime.NumCPU()*3/2), "how many are played at once, each on a server of its own")
 	f.StringVar(&l.directory, "directory", "dist/faults", "where results and failures are kept")
 	f.StringVar(&l.binary, "binary", "", "the tokenalert to be judged; empty: built from this tree")
-	f.BoolVar(&l.budgets, "budgets", false, "only schedules in which organizations have budgets")
+	f.BoolVar(&budgets, "budgets", false, "only schedules in which organizations have budgets")
 	f.BoolVar(&l.keep, "keep", false, "keep traces and logs also of what went well")
 	f.BoolVar(&fresh, "fresh", false, "begin anew, forgetting the results that the directory has")
 	f.StringVar(&write, "write", "", "a Markdown file to write the summary into, between its markers")
@@ -188,7 +191,7 @@ func (l *laboratory) take() (uint64, bool) {
 	if l.next < l.seed {
 		l.next = l.seed
 	}
-	for l.done[l.next] || l.budgets && !plan.New(l.next, l.kinds).Budgets() {
+	for l.done[l.next] || l.plays != nil && !l.plays(plan.New(l.next, l.kinds)) {
 		l.next++
 	}
 	seed := l.next

@@ -398,7 +398,9 @@ func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err e
 		version      int64
 	}
 	err = tx.QueryRow(ctx, `
-		SELECT organization_id, since, reset_day, time_zone, version FROM tokenalert.budgets b
+		SELECT organization_id, since, reset_day, CASE WHEN time_zone = settings.zone OR (SELECT known FROM (`+otherZones+`) z WHERE z.time_zone = b.time_zone)
+			THEN time_zone ELSE settings.zone END, version -- as ticks do
+		FROM tokenalert.budgets b, (SELECT coalesce((SELECT time_zone FROM tokenalert.settings), 'UTC') AS zone OFFSET 0) settings
 		WHERE NOT counted AND NOT EXISTS (SELECT FROM tokenalert.recounts r WHERE r.organization_id = b.organization_id AND r.budget_version = b.version)
 		LIMIT 1`).Scan(&b.organization, &b.since, &b.day, &b.zone, &b.version)
 	if errors.Is(err, pgx.ErrNoRows) {

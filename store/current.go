@@ -29,7 +29,7 @@ func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Tim
 	rows, err := tx.Query(ctx, `
 		SELECT user_id, reset_day + 31 * (place - 1) FROM (
 			SELECT a.user_id, a.reset_day, CASE WHEN coalesce(u.time_zone, o.time_zone) IS NULL THEN 1
-			       ELSE array_position($1::text[], coalesce(u.time_zone, o.time_zone)) END AS place
+			       ELSE `+placeInZones("coalesce(u.time_zone, o.time_zone)")+` END AS place
 			FROM tokenalert.accounts() a LEFT JOIN tokenalert.policies u ON u.user_id = a.user_id
 			LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id OFFSET 0
 		) a WHERE reset_day <> 1 OR place IS DISTINCT FROM 1`, p.zones)
@@ -70,8 +70,14 @@ func readCurrentPeriods(ctx context.Context, tx pgx.Tx, p *Periods, now time.Tim
 	return c, nil
 }
 
+// placeInZones is where $1, Periods.zones, has a zone, or NULL: one that the
+// server does not know stands for that of the settings.
+func placeInZones(zone string) string {
+	return `CASE WHEN '` + unknownZone + `' || ` + zone + ` = ANY ($1::text[]) THEN 1 ELSE array_position($1::text[], ` + zone + `) END`
+}
+
 func (c *currentPeriods) readBudgets(ctx context.Context, tx pgx.Tx, p *Periods) error {
-	rows, err := tx.Query(ctx, `SELECT organization_id, reset_day + 31 * (array_position($1::text[], time_zone) - 1)
+	rows, err := tx.Query(ctx, `SELECT organization_id, reset_day + 31 * (`+placeInZones("time_zone")+` - 1)
 		FROM tokenalert.budgets WHERE counted`, p.zones)
 	if err != nil {
 		return fmt.Errorf("read budgets: %w", err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -88,22 +87,29 @@ func examineLag(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) err
 	}
 }
 
-// findSetAside looks for users whose data made a statement fail.
+// findSetAside looks for users, and budgets, whose data made a statement fail.
 func findSetAside(ctx context.Context, tx pgx.Tx, x *Examined) error {
-	rows, err := tx.Query(ctx, "SELECT DISTINCT user_id FROM tokenalert.recounts WHERE cause = 'set_aside' AND user_id IS NOT NULL ORDER BY 1 LIMIT 100")
-	if err != nil {
-		return err
+	for _, of := range []struct{ id, one, many, why, whose string }{
+		{"user_id", "user is set aside and not told", "users are set aside and not told", "their data makes a statement fail", ""},
+		{
+			"organization_id", "budget is set aside, and nobody told of it", "budgets are set aside, and nobody told of them",
+			"a statement fails that tells an admin", "of organization ",
+		},
+	} {
+		rows, err := tx.Query(ctx, "SELECT DISTINCT "+of.id+"::text FROM tokenalert.recounts WHERE cause = 'set_aside' AND "+of.id+" IS NOT NULL ORDER BY 1 LIMIT 100")
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		x.find(Warning, plural(len(ids), of.one, of.many)+", because "+of.why+": "+of.whose+some(ids),
+			fmt.Sprintf("the worker's log (event user.set_aside) and the server's say which statement; mend the row, or the host's trigger that refuses it. Each is tried again every %s; at once, as the owner of ai_usage_logs:", SetAsideRetry),
+			"UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside';")
 	}
-	aside, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil || len(aside) == 0 {
-		return err
-	}
-	var ids []string
-	for _, id := range aside {
-		ids = append(ids, id.String())
-	}
-	x.find(Warning, plural(len(aside), "user is", "users are")+" set aside and not told, because their data makes a statement fail: "+some(ids),
-		fmt.Sprintf("the worker's log (event user.set_aside) and the server's say which statement; mend the row, or the host's trigger that refuses it. Each is tried again every %s; at once, as the owner of ai_usage_logs:", SetAsideRetry),
-		"UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside';")
 	return nil
 }

@@ -178,9 +178,11 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// few is how many of many are named.
+const few = 5
+
 // some lists the first few of many.
 func some(list []string) string {
-	const few = 5
 	if len(list) <= few+1 {
 		return strings.Join(list, ", ")
 	}

@@ -18,6 +18,9 @@ const coming = 400
 // this binary.
 func examineZone(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) error {
 	zone := e.q.Settings.TimeZone
+	if err := findUnknownZones(ctx, tx, zone, x); err != nil {
+		return err
+	}
 	rows, err := tx.Query(ctx, `
 		SELECT day, tokenalert.local_midnight(day, $1)
 		FROM generate_series(1, $2) AS n, date_trunc('day', clock_timestamp() AT TIME ZONE $1 + n * interval '1 day') AS day`,
@@ -51,6 +54,53 @@ func examineZone(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 			"update what is older: the time zones of the server's machine (its package tzdata, or PostgreSQL itself; then restart it), or this binary")
 	}
 	x.Well = zone + ", by the same rules on the server and here"
+	return nil
+}
+
+// findUnknownZones looks for policies and budgets in a zone that the server does
+// not know, which no policy could be set to: it has lost it since, or the database
+// comes from another server. They go by the settings' zone.
+func findUnknownZones(ctx context.Context, tx pgx.Tx, settings string, x *Examined) error {
+	var there bool
+	if err := tx.QueryRow(ctx, `SELECT to_regclass('tokenalert.budgets') IS NOT NULL`).Scan(&there); err != nil || !there {
+		return err
+	}
+	rows, err := tx.Query(ctx, `
+		WITH unknown AS MATERIALIZED (SELECT time_zone FROM (`+otherZones+`) z WHERE NOT known)
+		SELECT coalesce(p.organization_id, b.organization_id), p.user_id, u.time_zone, v.time_zone
+		FROM tokenalert.policies p FULL JOIN tokenalert.budgets b ON b.organization_id = p.organization_id
+		LEFT JOIN unknown u ON u.time_zone = p.time_zone LEFT JOIN unknown v ON v.time_zone = b.time_zone
+		WHERE u.time_zone IS NOT NULL OR v.time_zone IS NOT NULL ORDER BY 1, 2 LIMIT 100`)
+	if err != nil {
+		return err
+	}
+	var all, commands []string
+	var of PolicyOf
+	var zone, budgetZone *string
+	_, err = pgx.ForEachRow(rows, []any{&of.Organization, &of.User, &zone, &budgetZone}, func() error {
+		command := "tokenalert policy set --organization "
+		if of.User != nil {
+			command = "tokenalert policy set --user "
+		}
+		command += strings.Fields(of.String())[1]
+		if zone != nil {
+			all = append(all, fmt.Sprintf("%s of %s", *zone, of))
+			command += " --time-zone inherit"
+		}
+		if budgetZone != nil {
+			all = append(all, fmt.Sprintf("%s of the budget of %s", *budgetZone, of))
+			command += " --budget-time-zone " + shellWord(settings)
+		}
+		commands = append(commands, command)
+		return nil
+	})
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	x.find(Broken, "the server does not know "+plural(len(all), "zone that is set by policy", "zones that are set by policy")+": "+some(all)+
+		". Their periods begin in TOKENALERT_TIME_ZONE, and views that say how they stand fail",
+		"update the time zones of the server's machine (its package tzdata, or PostgreSQL itself), restart it and the workers, and see `tokenalert reconcile`; or give them a zone that it knows, as the owner of ai_usage_logs, with:",
+		commands[:min(len(commands), few)]...)
 	return nil
 }
 

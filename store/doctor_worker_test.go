@@ -77,6 +77,17 @@ func TestTheDoctorFindsFaultsOfTheWorker(t *testing.T) {
 				s.eventually("the worker does not try it again", func() bool { return ask[int](s, "SELECT count(*) FROM tokenalert.recounts") == 0 })
 			},
 		},
+		"a budget set aside": {
+			check: "lag", before: led,
+			make: doing(`INSERT INTO tokenalert.recounts (organization_id, due_at, cause)
+				VALUES ('00000000-0000-0000-0000-0000000000fe', now() + interval '5 minutes', 'set_aside')`),
+			severity: store.Warning, says: []string{"1 budget is set aside, and nobody told of it", "of organization 00000000-0000-0000-0000-0000000000fe"},
+			commands: []string{"UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside';"},
+			cure: func(s *site) {
+				s.exec("UPDATE tokenalert.recounts SET due_at = NULL WHERE cause = 'set_aside'")
+				s.eventually("the worker does not try it again", func() bool { return ask[int](s, "SELECT count(*) FROM tokenalert.recounts") == 0 })
+			},
+		},
 	})
 }
 

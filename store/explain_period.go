@@ -15,19 +15,21 @@ func (a *Account) readPeriods(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	rows, err := tx.Query(ctx, `
-		WITH bounds AS (
-			SELECT tokenalert.period_start($2, $3, tokenalert.now()) AS starts, tokenalert.period_end($2, $3, tokenalert.now()) AS ends
+		WITH zone AS MATERIALIZED ( -- as ticks do
+			SELECT CASE WHEN $3::text = $4::text OR EXISTS (SELECT FROM pg_timezone_names WHERE name = $3) THEN $3 ELSE $4 END AS name
+		), bounds AS (
+			SELECT tokenalert.period_start($2, name, tokenalert.now()) AS starts, tokenalert.period_end($2, name, tokenalert.now()) AS ends FROM zone
 		), periods AS (
 			SELECT starts, ends FROM bounds
 			UNION ALL
-			SELECT tokenalert.period_start($2, $3, starts - interval '1 microsecond'), starts FROM bounds
+			SELECT tokenalert.period_start($2, name, starts - interval '1 microsecond'), starts FROM zone, bounds
 			UNION ALL
 			SELECT u.period_start, u.period_end FROM tokenalert.usage_periods u, bounds
 			WHERE u.user_id = $1 AND u.period_start > tokenalert.now() AND u.period_start >= bounds.ends
 		)
 		SELECT p.starts, p.ends, `+bounded("u.tokens_used")+`, coalesce(u.marks, '{}'), u.tick_id
 		FROM periods p LEFT JOIN tokenalert.usage_periods u ON u.user_id = $1 AND u.period_start = p.starts
-		ORDER BY p.starts`, a.UserID, a.ResetDay, a.Zone())
+		ORDER BY p.starts`, a.UserID, a.ResetDay, a.Zone(), a.Settings.TimeZone)
 	if err != nil {
 		return fmt.Errorf("read totals: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 // ended still places every row right. Rows outside of what they cover call
 // tokenalert.period_start.
 type Periods struct {
-	zones      []string // that of the settings, and those of policies and budgets
+	zones      []string // that of the settings, and those of policies and budgets; then unknown ones, see unknownZone
 	budgets    bool     // there are some
 	begins     bool     // not all is counted of one of them
 	validUntil time.Time
@@ -38,18 +38,29 @@ func (p *Periods) ValidUntil() time.Time { return p.validUntil }
 // BudgetBegins says that not all was counted of some budget: see BeginBudgets.
 func (p *Periods) BudgetBegins() bool { return p.begins }
 
+// unknownZone begins the name of a zone that the server does not know: it may have
+// lost it, or the database come from another. It has no bounds, so that whoever it
+// is of is counted by the settings' zone, and the doctor finds it.
+const unknownZone = "?"
+
+// otherZones are those of policies and budgets, with whether the server knows
+// them. Where there are none it is not asked, which reads all of its files.
+const otherZones = `
+	SELECT time_zone, time_zone = ANY (ARRAY(SELECT name FROM pg_timezone_names)) AS known FROM (
+		SELECT time_zone FROM tokenalert.policies WHERE time_zone IS NOT NULL UNION SELECT time_zone FROM tokenalert.budgets
+	) others`
+
 // Periods works out the bounds of four periods for each reset day, in the zone
 // and in those of policies and budgets: two before the current one, the current one, and the
 // next.
 func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	rows, err := s.pool.Query(ctx, `
-		WITH zones AS (
+		WITH others AS MATERIALIZED (
+			SELECT * FROM (`+otherZones+`) others WHERE time_zone <> $1
+		), zones AS (
 			SELECT $1::text AS zone, 0 AS n
 			UNION ALL
-			SELECT time_zone, row_number() OVER (ORDER BY time_zone)
-			FROM (
-				SELECT time_zone FROM tokenalert.policies WHERE time_zone IS NOT NULL UNION SELECT time_zone FROM tokenalert.budgets
-			) others WHERE time_zone <> $1
+			SELECT time_zone, row_number() OVER (ORDER BY time_zone) FROM others WHERE known
 		), current AS (
 			SELECT n, zone, day, tokenalert.period_start(day, zone, tokenalert.now()) AS p0
 			FROM zones, generate_series(1, 31) AS day
@@ -59,7 +70,8 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 			FROM current
 		)
 		SELECT zone, day, tokenalert.period_start(day, zone, p1 - interval '1 microsecond'), p1, p0, p2, tokenalert.period_end(day, zone, p2),
-		       EXISTS (SELECT FROM tokenalert.budgets), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted)
+		       EXISTS (SELECT FROM tokenalert.budgets), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted),
+		       ARRAY(SELECT '`+unknownZone+`' || time_zone FROM others WHERE NOT known)
 		FROM chain ORDER BY n, day`, zone)
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
@@ -69,7 +81,8 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	var from, to time.Time
 	var day int32
 	var at [boundsPerDay]time.Time
-	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4], &p.budgets, &p.begins}, func() error {
+	var unknown []string
+	_, err = pgx.ForEachRow(rows, []any{&name, &day, &at[0], &at[1], &at[2], &at[3], &at[4], &p.budgets, &p.begins, &unknown}, func() error {
 		if day == 1 {
 			p.zones = append(p.zones, name)
 		}
@@ -88,6 +101,7 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 	if err != nil {
 		return nil, fmt.Errorf("period bounds: %w", err)
 	}
+	p.zones = append(p.zones, unknown...)
 	p.edges = edgesBetween(from, to, p.bounds)
 	return p, nil
 }

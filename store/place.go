@@ -63,7 +63,8 @@ const periodOfGroup = `CROSS JOIN LATERAL (
 	) p`
 
 // zonePlace is where the bounds of a user's zone begin, in reset days. Where all
-// are of the settings' zone, nothing is looked up.
+// are of the settings' zone, nothing is looked up. A zone that the server does not
+// know is taken for that of the settings.
 const zonePlace = `CASE WHEN cardinality($3::text[]) = 1 THEN 0 ELSE 31 * (
 	SELECT coalesce(array_position($3::text[], coalesce(u.time_zone, o.time_zone)), 1) - 1
 	FROM (SELECT) one LEFT JOIN tokenalert.policies u ON u.user_id = a.user_id LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id) END`
@@ -71,13 +72,15 @@ const zonePlace = `CASE WHEN cardinality($3::text[]) = 1 THEN 0 ELSE 31 * (
 // dayAndZone are the reset day and the zone of a place.
 const dayAndZone = `1 + (g.last / 5 - 1) % 31, ($3::text[])[1 + (g.last / 5 - 1) / 31]`
 
-// zonesKnown is whether $3 has the zones of all policies and budgets, and whether
-// there are no budgets where they are not looked at.
+// zonesKnown is whether $3 has the zones of all policies and budgets, also those
+// that the server does not know, and whether there are no budgets where they are
+// not looked at.
 func zonesKnown(b budgets) string {
-	known := `NOT EXISTS (SELECT FROM tokenalert.policies WHERE time_zone IS NOT NULL AND time_zone <> ALL ($3::text[]))
+	const missing = `time_zone <> ALL ($3::text[]) AND '` + unknownZone + `' || time_zone <> ALL ($3::text[])`
+	known := `NOT EXISTS (SELECT FROM tokenalert.policies WHERE time_zone IS NOT NULL AND ` + missing + `)
        AND NOT EXISTS (SELECT FROM tokenalert.budgets`
 	if b {
-		known += ` WHERE time_zone <> ALL ($3::text[])`
+		known += ` WHERE ` + missing
 	}
 	return known + `)`
 }

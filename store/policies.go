@@ -97,7 +97,7 @@ func (c PolicyChange) apply(p *Policy) error {
 	}
 	if p.Budget == nil {
 		if c.BudgetResetDay != nil || c.BudgetTimeZone != nil {
-			return errors.New("there is no budget that could begin on a day or in a zone")
+			return errors.New("there is no budget that could begin on a day or in a zone: name one with --budget")
 		}
 		p.BudgetResetDay, p.BudgetTimeZone = nil, nil
 	}
@@ -112,6 +112,22 @@ type ChangedPolicy struct {
 	Settings      *Settings // in force; nil where no worker has ever led
 	Candidates    []Candidate
 	Admins        int // who are told of a budget
+	// Recorded are the alerts of candidates that there are already: each is
+	// written once.
+	Recorded map[AlertKey]bool
+}
+
+// An AlertKey is what the database has an alert of once.
+type AlertKey struct {
+	Subject
+	PeriodStart int64 // in microseconds
+	Threshold   int32
+	TokenLimit  int64
+}
+
+// Key is what the alert of a threshold is known by.
+func (c *Candidate) Key(threshold int32) AlertKey {
+	return AlertKey{c.Subject(), c.PeriodStart.UnixMicro(), threshold, c.TokenLimit}
 }
 
 // policyKey is the advisory lock under which policies change ("tokenaln"), as
@@ -241,11 +257,21 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	if err != nil {
 		return err
 	}
-	if c.Candidates, err = scanCandidates(rows, nil, true); err != nil || c.After.Budget == nil {
+	if c.Candidates, err = scanCandidates(rows, nil, true); err != nil {
 		return err
 	}
+	if c.After.Budget != nil {
+		if err := c.readBudget(ctx, tx, of); err != nil {
+			return err
+		}
+	}
+	return c.readRecorded(ctx, tx)
+}
+
+// readBudget adds the budget of an organization, and counts its admins.
+func (c *ChangedPolicy) readBudget(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
 	// Of a budget of which not all is counted, what its rows add up to.
-	rows, err = tx.Query(ctx, `
+	rows, err := tx.Query(ctx, `
 		SELECT `+budgetCandidateColumns+`
 		FROM (SELECT b.organization_id, p.period_start, p.period_end, coalesce(u.marks, '{}') AS marks,
 		             CASE WHEN b.counted THEN coalesce(u.tokens_used, 0)
@@ -266,6 +292,44 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	}
 	c.Candidates = append(c.Candidates, budget...)
 	return tx.QueryRow(ctx, `SELECT count(*) FROM tokenalert.admins($1) WHERE NOT muted`, of.Organization).Scan(&c.Admins)
+}
+
+// readRecorded finds what the keys of alerts would refuse: as the tick's
+// statements do, which leave it to them.
+func (c *ChangedPolicy) readRecorded(ctx context.Context, tx pgx.Tx) error {
+	var users, organizations []*uuid.UUID
+	var starts []time.Time
+	var limits []int64
+	for i := range c.Candidates {
+		one := &c.Candidates[i]
+		subject := one.Subject()
+		users, organizations = append(users, known(subject.UserID)), append(organizations, known(subject.BudgetOf))
+		starts, limits = append(starts, one.PeriodStart), append(limits, one.TokenLimit)
+	}
+	rows, err := tx.Query(ctx, `
+		WITH of AS MATERIALIZED (
+			SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[]) WITH ORDINALITY AS c (user_id, organization_id, period_start, token_limit, n)
+		)
+		SELECT n, a.alert_threshold FROM of, LATERAL (
+			SELECT a.alert_threshold FROM token_limit_alerts a
+			WHERE (a.user_id, a.period_start, a.token_limit) = (of.user_id, of.period_start, of.token_limit) OFFSET 0
+		) a
+		UNION ALL
+		SELECT n, a.alert_threshold FROM of, LATERAL (
+			SELECT a.alert_threshold FROM tokenalert.budget_alerts a
+			WHERE (a.organization_id, a.period_start, a.token_limit) = (of.organization_id, of.period_start, of.token_limit) OFFSET 0
+		) a`, users, organizations, starts, limits)
+	if err != nil {
+		return err
+	}
+	c.Recorded = map[AlertKey]bool{}
+	var n int64
+	var threshold int32
+	_, err = pgx.ForEachRow(rows, []any{&n, &threshold}, func() error {
+		c.Recorded[c.Candidates[n-1].Key(threshold)] = true
+		return nil
+	})
+	return err
 }
 
 // A BudgetStanding is what has been used of a budget in its current period.

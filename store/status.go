@@ -63,6 +63,8 @@ type Corrections struct {
 	Oldest   *time.Time `json:"oldest"`    // when the oldest of them was recorded, where that is known
 	Later    int64      `json:"later"`     // not before their time: a period that is to begin, a retry
 	SetAside int64      `json:"set_aside"` // users whose data makes a statement fail
+	// BudgetsSetAside are those of which telling an admin makes one fail.
+	BudgetsSetAside int64 `json:"budgets_set_aside"`
 }
 
 // A Standing is one user in the current period.
@@ -170,9 +172,9 @@ func (st *Status) queueChain(batch *pgx.Batch) {
 func (st *Status) queueCorrections(batch *pgx.Batch) {
 	batch.Queue(`
 		SELECT count(*) FILTER (WHERE due), min(coalesce(due_at, at)) FILTER (WHERE due), count(*) FILTER (WHERE NOT due),
-		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside')
+		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside'), count(DISTINCT organization_id) FILTER (WHERE cause = 'set_aside')
 		FROM (SELECT *, due_at IS NULL OR due_at <= tokenalert.now() AS due FROM tokenalert.recounts) r`).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside)
+		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside, &st.Corrections.BudgetsSetAside)
 	})
 }
 
@@ -210,14 +212,17 @@ func (st *Status) queueUsers(batch *pgx.Batch, most int) {
 		return row.Scan(&st.Limited)
 	})
 	batch.Queue(`
+		WITH unknown AS MATERIALIZED (SELECT time_zone FROM (`+otherZones+`) z WHERE NOT known)
 		SELECT a.user_id, left(coalesce(a.full_name, ''), 200), greatest(least(p.tokens_used, 9223372036854775807), -9223372036854775808)::bigint,
 		       a.token_limit, p.period_start, p.period_end
 		FROM tokenalert.usage_periods p
 		JOIN tokenalert.accounts() a ON a.user_id = p.user_id
 		CROSS JOIN LATERAL (
-			SELECT coalesce((SELECT time_zone FROM tokenalert.policies o WHERE o.user_id = a.user_id),
-			                (SELECT time_zone FROM tokenalert.policies o WHERE o.organization_id = a.organization_id),
-			                (SELECT time_zone FROM tokenalert.settings)) AS time_zone OFFSET 0
+			SELECT coalesce(CASE WHEN z.time_zone NOT IN (SELECT time_zone FROM unknown) THEN z.time_zone END, -- as ticks do
+			                (SELECT time_zone FROM tokenalert.settings)) AS time_zone
+			FROM (SELECT coalesce((SELECT time_zone FROM tokenalert.policies o WHERE o.user_id = a.user_id),
+			                      (SELECT time_zone FROM tokenalert.policies o WHERE o.organization_id = a.organization_id)) AS time_zone OFFSET 0) z
+			OFFSET 0
 		) s
 		WHERE p.period_start <= tokenalert.now() AND tokenalert.now() < p.period_end AND a.token_limit > 0
 		  AND p.period_start = tokenalert.period_start(a.reset_day, s.time_zone, tokenalert.now())

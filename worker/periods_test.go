@@ -226,3 +226,54 @@ func TestThresholdsMayComeInAnyOrder(t *testing.T) {
 	assert.Equal(t, []int{80}, w.told(user))
 	assert.Equal(t, []int{100, 80, 90}, given, "the caller's list is not ours to sort")
 }
+
+// A zone of a policy or a budget that the server does not know, having lost it or
+// being another, keeps nobody from being told: whoever it is of goes by that of the
+// settings, also with usage of long ago, and the calendar is not asked for anew by
+// each tick. Once it is set to another, it counts.
+func TestAZoneThatTheServerDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.db.SetNow(t, nextYear(time.May, 20))
+	elsewhere := w.organization("Elsewhere")
+	admin := w.admin(elsewhere)
+	lost, other := w.user(1000), w.user(1000)
+	w.ownerExec("UPDATE users SET organization_id = $1 WHERE id = $2", elsewhere, lost)
+	w.policy(ofOrganization, "time_zone", elsewhere, "America/Lima")
+	w.policy(ofOrganization, "budget", elsewhere, 2000)
+	w.ownerExec("ALTER TABLE tokenalert.policies DISABLE TRIGGER USER")
+	w.ownerExec("UPDATE tokenalert.policies SET time_zone = 'Nope/Zone', budget_time_zone = 'Nope/Zone'")
+	w.ownerExec("UPDATE tokenalert.budgets SET time_zone = 'Nope/Zone', since = $1", nextYear(time.May, 1))
+	w.ownerExec("ALTER TABLE tokenalert.policies ENABLE TRIGGER USER")
+	at := nextYear(time.May, 19)
+	w.useIn(elsewhere, lost, 300, &at)
+	w.useAt(other, 300, at)
+	r := w.start()
+	w.eventually(func() bool { return w.budgetCounted(elsewhere) }, "the budget is not counted")
+	w.useAt(other, 550, at)
+	w.useIn(elsewhere, lost, 550, &at)
+	w.useIn(elsewhere, admin, 800, &at)
+	w.useIn(elsewhere, lost, 1, new(nextYear(time.January, 1)))
+	w.settle()
+	assert.Equal(t, []string{"05-01 80 told"}, said(w.alerts(other)))
+	assert.Equal(t, []string{"05-01 80 told"}, said(w.alerts(lost)))
+	assert.Equal(t, []budgetAlert{{80, true, "", 1650, 1}}, w.budgetAlerts(elsewhere))
+	assert.Empty(t, r.lines(worker.EventTickFailed))
+
+	status, err := w.store.Status(t.Context(), 10)
+	require.NoError(t, err)
+	assert.Len(t, status.Users, 2)
+	reconciled, err := worker.Reconcile(t.Context(), w.store, nil, nil)
+	require.NoError(t, err)
+	assert.Empty(t, reconciled.Differences)
+	_, err = w.store.Explain(t.Context(), lost.String())
+	require.NoError(t, err)
+
+	w.ownerExec("UPDATE tokenalert.policies SET time_zone = 'America/Lima', budget_time_zone = 'America/Lima'")
+	w.settle()
+	w.eventually(func() bool { return w.budgetCounted(elsewhere) }, "the budget is not counted anew")
+	w.settle()
+	assert.Equal(t, []string{"05-01 80 told", "05-01 80 carried_over"}, said(w.alerts(lost)))
+	assert.Len(t, w.notifications(lost), 1)
+	assert.Empty(t, r.lines(worker.EventTickFailed))
+}

@@ -1,6 +1,8 @@
 package worker_test
 
 import (
+	"cmp"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -383,4 +385,52 @@ func TestForetell(t *testing.T) {
 		}
 	}
 	assert.Equal(t, w.reasons(above), told)
+}
+
+// What was told stays told, whatever a policy or a limit was meanwhile, and so
+// it is foretold: of a budget, and of a user whose limit came back while nobody led.
+func TestForetellKnowsWhatWasTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	user := w.user(100)
+	w.admin(w.org)
+	owner, err := store.OpenFor("policy", w.db.OwnerURL(), "")
+	require.NoError(t, err)
+	t.Cleanup(owner.Close)
+	set := func(c store.PolicyChange, dryRun bool) map[string]string {
+		t.Helper()
+		changed, err := owner.ChangePolicy(t.Context(), store.PolicyOf{Organization: &w.org}, c, dryRun)
+		require.NoError(t, err)
+		reasons := map[string]string{}
+		for _, d := range worker.Foretell(changed) {
+			for _, a := range d.Alerts {
+				whose := "user"
+				if d.UserID == uuid.Nil {
+					whose = "budget"
+				}
+				reasons[fmt.Sprint(whose, " ", a.Threshold)] = cmp.Or(a.Reason, "told")
+			}
+		}
+		return reasons
+	}
+	budget := func(tokens int64) store.PolicyChange { return store.PolicyChange{Budget: new(&tokens)} }
+	r := w.start()
+	w.use(user, 85)
+	w.settle()
+	assert.Equal(t, map[string]string{"budget 80": "told"}, set(budget(100), false))
+	w.eventually(func() bool { return len(w.budgetAlerts(w.org)) == 1 }, "the admins are not told")
+	assert.Empty(t, set(budget(1000), false))
+	w.settle()
+	assert.Equal(t, map[string]string{"budget 80": "already_told"}, set(budget(100), false))
+	suppressed := r.await(worker.EventBudgetSuppressed).ContextMap()
+	assert.Equal(t, "already_told", suppressed["reason"])
+	w.settle()
+
+	w.ownerExec("UPDATE users SET monthly_token_limit = 1000 WHERE id = $1", user)
+	w.settle()
+	r.stop()
+	w.ownerExec("UPDATE users SET monthly_token_limit = 100 WHERE id = $1", user)
+	assert.Equal(t, map[string]string{"user 80": "already_told"}, set(store.PolicyChange{Language: new(new("en"))}, true))
+	w.start().await(worker.EventAlertSuppressed)
+	assert.Len(t, w.notifications(user), 1)
 }

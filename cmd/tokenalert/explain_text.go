@@ -76,8 +76,7 @@ func (e explanation) user() [][]string {
 		}
 		used := number(a.Current.TokensUsed) + " tokens"
 		if a.TokenLimit != nil && *a.TokenLimit > 0 {
-			tenths := worker.PercentTenths(a.Current.TokensUsed, *a.TokenLimit)
-			used += fmt.Sprintf(", %d.%d %%", tenths/10, tenths%10)
+			used += ", " + percentUsed(a.Current.TokensUsed, *a.TokenLimit)
 		}
 		rows = append(rows,
 			[]string{"period", instant(a.Current.Start) + " to " + instant(a.Current.End) + ", zone " + a.Zone()},

@@ -168,11 +168,16 @@ func TestRetention(t *testing.T) {
 	}
 	now := time.Now().UTC()
 	ages := []time.Time{now.AddDate(0, -16, 0), now.AddDate(0, -12, 0), now}
-	for _, age := range ages {
+	for i, age := range ages {
 		p.db.SetNow(t, age)
+		if i == 0 {
+			p.exec("INSERT INTO tokenalert.policies (organization_id, budget) VALUES ($1, 1000)", p.org)
+		}
 		w := p.leads()
+		p.eventually("SELECT counted FROM tokenalert.budgets", "the budget is not counted")
 		used(age, 850)
 		w.await(worker.EventAlertSent, 1)
+		w.await(worker.EventBudgetSuppressed, 1) // nobody is an admin
 		w.terminate()
 	}
 	require.Equal(t, []int{80, 80, 80}, p.told(user))
@@ -185,6 +190,9 @@ func TestRetention(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	assert.Equal(t, 2, ask[int](p, "SELECT count(*)::integer FROM tokenalert.usage_periods"))
 	assert.Equal(t, 2, ask[int](p, "SELECT count(*)::integer FROM token_limit_alerts"))
+	for _, table := range []string{"shares", "periods", "alerts"} {
+		assert.Equal(t, 2, ask[int](p, "SELECT count(*)::integer FROM tokenalert.budget_"+table), table)
+	}
 
 	w := p.leads()
 	used(ages[0], 100) // late, in the period that was forgotten
@@ -192,6 +200,7 @@ func TestRetention(t *testing.T) {
 	w.await(worker.EventAlertSent, 1)
 	w.terminate()
 	assert.Len(t, w.log(worker.EventAlertSent), 1)
+	assert.Empty(t, w.log(worker.EventBudgetSent))
 	assert.Equal(t, 950, ask[int](p, "SELECT tokens_used::integer FROM tokenalert.usage_periods ORDER BY period_start LIMIT 1"))
 	assert.Equal(t, "90 true", ask[string](p, `SELECT string_agg(alert_threshold || ' ' || alert_sent, ',')
 		FROM token_limit_alerts WHERE user_id = $1 AND alert_sent AND sent_at >= $2 AND alert_threshold > 80`, user, now))

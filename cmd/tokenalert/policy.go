@@ -383,6 +383,7 @@ type foretoldAlert struct {
 	Threshold    int32      `json:"threshold"`
 	Told         bool       `json:"told"`
 	Reason       string     `json:"reason"`
+	Webhook      bool       `json:"webhook"` // there is no admin to tell; a webhook is, where one is set up
 }
 
 func foretold(c store.ChangedPolicy) []foretoldAlert {
@@ -392,6 +393,7 @@ func foretold(c store.ChangedPolicy) []foretoldAlert {
 			f := foretoldAlert{User: &d.UserID, Threshold: a.Threshold, Told: a.Reason == "", Reason: a.Reason}
 			if d.UserID == uuid.Nil {
 				f.User, f.Organization = nil, &d.OrganizationID
+				f.Webhook = a.Reason == string(worker.ReasonNoAdmin) && slices.Contains(a.Channels, store.ChannelWebhook)
 			}
 			alerts = append(alerts, f)
 		}
@@ -418,6 +420,8 @@ func (c changedPolicy) print(w io.Writer) error {
 		switch {
 		case a.User == nil && a.Told:
 			fmt.Fprintf(&b, "the admins of %s %s of %d %% of the budget%s\n", a.Organization, strings.Replace(told, "is ", "are ", 1), a.Threshold, c.whenBudget())
+		case a.Webhook:
+			fmt.Fprintf(&b, "no admin %s of %d %% of the budget: %s has none who is not muted; a webhook, where one is set up, %s%s\n", told, a.Threshold, a.Organization, told, c.whenBudget())
 		case a.User == nil:
 			fmt.Fprintf(&b, "nobody is told of %d %% of the budget: %s\n", a.Threshold, worker.Reason(a.Reason).Words())
 		case a.Told:
@@ -549,8 +553,8 @@ func printPolicyInForce(w io.Writer, f store.PolicyInForce) error {
 		fmt.Fprintf(&b, "%-40s %s\n", line, origin)
 	}
 	if u := f.Budget; u != nil {
-		fmt.Fprintf(&b, "used of the budget: %s, %.1f %%, since %s; resets %s", count(u.TokensUsed, "token"),
-			float64(worker.PercentTenths(u.TokensUsed, u.TokenLimit))/10, instant(u.PeriodStart), instant(u.ResetsAt))
+		fmt.Fprintf(&b, "used of the budget: %s, %s, since %s; resets %s", count(u.TokensUsed, "token"),
+			percentUsed(u.TokensUsed, u.TokenLimit), instant(u.PeriodStart), instant(u.ResetsAt))
 		if !u.Counted {
 			b.WriteString("; what was used before it was set is being counted")
 		}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"tokenalert/store"
 )
 
 func TestWrongPolicies(t *testing.T) {
@@ -103,6 +106,29 @@ func TestPolicyCommands(t *testing.T) {
 	assert.Contains(t, stderr, "it takes the owner of the host's tables")
 }
 
+// What is printed of a budget, or a limit, says 100.0 where it is reached, and not
+// before, however large the numbers.
+func TestPercentUsed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		used, limit int64
+		want        string
+	}{
+		{0, 1000, "0.0 %"},
+		{-5, 1000, "0.0 %"},
+		{99_996, 100_000, "99.9 %"},
+		{100_000, 100_000, "100.0 %"},
+		{893, 1000, "89.3 %"},
+		{math.MaxInt64, 1000, "922337203685477580.7 %"},
+		{math.MaxInt64 - 1, math.MaxInt64, "99.9 %"},
+	} {
+		assert.Equal(t, tt.want, percentUsed(tt.used, tt.limit))
+	}
+	var page strings.Builder
+	require.NoError(t, printPolicyInForce(&page, store.PolicyInForce{Budget: &store.BudgetStanding{TokensUsed: math.MaxInt64, TokenLimit: 1000, Counted: true}}))
+	assert.Contains(t, page.String(), "922337203685477580.7 %,")
+}
+
 // A budget is asked for, set, shown with what has been used of it, in force, and
 // removed.
 func TestBudgetCommands(t *testing.T) {
@@ -119,10 +145,14 @@ func TestBudgetCommands(t *testing.T) {
 		require.Equal(t, want, status, "%v: %s%s", args, stdout, stderr)
 		return stdout + stderr
 	}
-	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone")
+	assert.Contains(t, policy(1, "set", "--budget-reset-day", "3"), "there is no budget that could begin on a day or in a zone: name one with --budget")
 	asked := policy(0, "set", "--budget", "1000", "--budget-time-zone", "America/Lima", "--dry-run")
 	assert.Contains(t, asked, "  budget     1,000 tokens from day 1, America/Lima  (was none)\n")
-	assert.Contains(t, asked, "nobody is told of 80 % of the budget: the organization has no admin who is not muted, and there is no webhook\n")
+	assert.Contains(t, asked, "no admin would be told of 80 % of the budget: "+org+" has none who is not muted; a webhook, where one is set up, would be told once what was used is counted\n")
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--dry-run", "--output", "json"), `"reason": "no_admin",
+      "webhook": true`)
+	assert.Contains(t, policy(0, "set", "--budget", "1000", "--channels", "email", "--dry-run"),
+		"nobody is told of 80 % of the budget: the organization has no admin who is not muted, and there is no webhook\n")
 	p.exec("INSERT INTO users (organization_id, email, password_hash, full_name, role) VALUES ($1, 'chief@example.com', 'none', 'Ada Example', 'admin')", p.org)
 	assert.Contains(t, policy(0, "set", "--budget", "1000", "--dry-run"),
 		"the admins of "+org+" would be told of 80 % of the budget once what was used is counted\n")
@@ -144,6 +174,9 @@ func TestBudgetCommands(t *testing.T) {
 
 	assert.Contains(t, policy(0, "set", "--budget", "800"), "the admins of "+org+" are told of 100 % of the budget at the next tick\n")
 	p.eventually("SELECT count(*) = 2 FROM notifications WHERE title LIKE '🏢%'", "the admin is not told of the lower budget")
+	assert.Contains(t, policy(0, "set", "--budget", "2000"), "nobody is told by that\n")
+	p.eventually("SELECT marks = '{}' FROM tokenalert.budget_periods", "the higher budget is not decided")
+	assert.Contains(t, policy(0, "set", "--budget", "800"), "nobody is told of 100 % of the budget: it had been told under the same limit in the same period\n")
 	assert.Contains(t, policy(0, "remove"), "  budget     none  (was 800 tokens from day 1, UTC)\n")
 	p.eventually("SELECT NOT EXISTS (SELECT FROM tokenalert.budgets)", "the budget stays")
 }

@@ -117,6 +117,9 @@ func (v view) corrections(st store.Status) string {
 	if c.SetAside > 0 {
 		parts = append(parts, v.bad.Render(count(c.SetAside, "user")+" set aside"))
 	}
+	if c.BudgetsSetAside > 0 {
+		parts = append(parts, v.bad.Render(count(c.BudgetsSetAside, "budget")+" set aside"))
+	}
 	if parts == nil {
 		return "none pending"
 	}

@@ -94,6 +94,14 @@ func TestStatus(t *testing.T) {
 	assert.Equal(t, 0, exit)
 	assert.Contains(t, stdout, "2 rows uncounted, the oldest logged ")
 	assert.Contains(t, stdout, "1 pending")
+
+	// Who is set aside: users, and budgets.
+	p.exec(`INSERT INTO tokenalert.recounts (user_id, organization_id, due_at, cause) VALUES ($1, NULL, now() + interval '5 minutes', 'set_aside'),
+		(NULL, $2, now() + interval '5 minutes', 'set_aside'), (NULL, $2, now() + interval '5 minutes', 'set_aside')`, bruno, p.org)
+	st = statusOf(t, databaseEnvironment(p.db.WorkerURLs()))
+	assert.Equal(t, []int64{1, 1}, []int64{st.Corrections.SetAside, st.Corrections.BudgetsSetAside})
+	_, stdout, _ = typed(t, runtime, "status")
+	assert.Contains(t, stdout, "3 for later; 1 user set aside; 1 budget set aside")
 }
 
 // Deliveries have a line where some are on their way, or failed.

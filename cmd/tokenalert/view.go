@@ -107,9 +107,15 @@ func (v view) char(unicode, ascii string) string {
 	return unicode
 }
 
+// percentUsed is cut after one decimal, so that 100.0 % means reached.
+func percentUsed(used, limit int64) string {
+	tenths := worker.PercentTenths(used, limit)
+	return fmt.Sprintf("%d.%d %%", tenths/10, tenths%10)
+}
+
 // standing is one user's line, width cells wide.
 func (v view) standing(width, nameWidth int, name string, used, limit int64, thresholds []int32, note string) string {
-	percent := fmt.Sprintf("%.1f %%", float64(worker.PercentTenths(used, limit))/10)
+	percent := percentUsed(used, limit)
 	const percentWidth, tokensWidth = 9, 22
 	tokens := fmt.Sprintf("%*s", tokensWidth, number(used)+" of "+number(limit))
 	if width < 76 { // what the bar and the percentage say as well
