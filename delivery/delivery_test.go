@@ -15,7 +15,8 @@ import (
 )
 
 // The host's page reads the notifications of another database: there the copy
-// is, once, under the id of the first.
+// is, once, under the id of the first and in its words, whatever policy has come
+// since.
 func TestIntoAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -24,9 +25,12 @@ func TestIntoAnotherDatabase(t *testing.T) {
 	_, err := page.Exec(t.Context(), `GRANT INSERT (id, organization_id, user_id, title, message, notification_type, link_url) ON notifications TO `+pgtest.Runtime)
 	require.NoError(t, err)
 	url, _ := other.WorkerURLs()
+	s.exec("INSERT INTO tokenalert.policies (organization_id, time_zone, added, version, changed_at) VALUES ($1, 'Pacific/Kiritimati', '{}', 0, now())", s.org)
 	s.leads(delivery.Notification)
-	r := s.delivers(delivery.Channels{Notifications: always(url)})
 	user := s.crosses("Ana")
+	s.eventually(func() bool { return s.states()["notification"] == "available" }, "nothing is to be delivered")
+	s.exec("UPDATE tokenalert.policies SET time_zone = 'Pacific/Pago_Pago'") // a day earlier
+	r := s.delivers(delivery.Channels{Notifications: always(url)})
 
 	r.await(worker.EventDeliveryCompleted, 1)
 	type row struct {
@@ -48,7 +52,7 @@ func TestIntoAnotherDatabase(t *testing.T) {
 	var n int
 	require.NoError(t, page.QueryRow(t.Context(), "SELECT count(*) FROM notifications").Scan(&n))
 	assert.Equal(t, 1, n)
-	assert.Equal(t, "notification", ask[string](s, "SELECT alert_type FROM token_limit_alerts"))
+	assert.Equal(t, "notification", ask[string](s, "SELECT alert_type FROM token_limit_alerts WHERE alert_sent"))
 }
 
 func TestByWebhook(t *testing.T) {

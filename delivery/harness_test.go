@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -136,7 +137,7 @@ func (s *site) delivers(channels delivery.Channels) *replica {
 	r := &replica{s: s, logs: logs, metrics: worker.NewMetrics("test", "test")}
 	channels.Link = "/admin/token-usage"
 	d := &delivery.Deliverer{
-		Channels: channels, Words: worker.BuiltInWords(worker.English), Zone: func(*string) *time.Location { return time.UTC }, Log: zap.New(core), Metrics: r.metrics, Grace: 4 * time.Second,
+		Channels: channels, Words: worker.BuiltInWords(worker.English), Zone: s.zone, Log: zap.New(core), Metrics: r.metrics, Grace: 4 * time.Second,
 		OpenQueue: func(config river.Config) (*store.Queue, error) {
 			config.TestOnly = true // no staggered start
 			return store.OpenQueue(s.direct(), config)
@@ -151,6 +152,16 @@ func (s *site) delivers(channels delivery.Channels) *replica {
 	r.stop = s.background(d.Run)
 	s.eventually(func() bool { return len(r.lines(worker.EventDeliveryStarted)) > 0 }, "the queue is not opened")
 	return r
+}
+
+// zone is that of a policy, or UTC.
+func (s *site) zone(policy *string) *time.Location {
+	if policy == nil {
+		return time.UTC
+	}
+	zone, err := time.LoadLocation(*policy)
+	assert.NoError(s.t, err)
+	return zone
 }
 
 func (s *site) direct() string {

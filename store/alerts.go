@@ -22,7 +22,8 @@ type Decision struct {
 	OrganizationID uuid.UUID
 	PeriodStart    time.Time
 	Marks          []int32
-	PolicySeen     int64 // under which this was decided; 0: as before
+	PolicySeen     int64   // under which this was decided; 0: as before
+	TimeZone       *string // whose dates messages name; nil: that of the settings
 	Alerts         []Alert
 }
 

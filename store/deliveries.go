@@ -24,7 +24,7 @@ type ToldAlert struct {
 	FullName               string
 	Language               *string
 	OrganizationLanguage   *string // for who has none
-	TimeZone               *string // of a policy, or of the budget; nil: that of the settings
+	TimeZone               *string // Delivery.TimeZone
 	// Admin is who is told of it, nil where that is the user.
 	Admin *Admin
 }
@@ -51,39 +51,37 @@ func (q *Queue) Alert(ctx context.Context, d Delivery) (*ToldAlert, error) {
 }
 
 func (q *Queue) alertOfUser(ctx context.Context, d Delivery) (*ToldAlert, error) {
-	a := ToldAlert{ID: d.AlertID}
+	a := ToldAlert{ID: d.AlertID, TimeZone: d.TimeZone}
 	var name *string
 	err := q.store.pool.QueryRow(ctx, `
 		SELECT a.user_id, a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
 		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
-		       coalesce(p.language, left(u.language, 50)), o.language, coalesce(p.time_zone, o.time_zone),
+		       coalesce(p.language, left(u.language, 50)), o.language,
 		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
 		FROM token_limit_alerts a CROSS JOIN LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
 		LEFT JOIN tokenalert.policies p ON p.user_id = a.user_id LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
 		Scan(&a.UserID, &a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
-			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &name, &a.Language, &a.OrganizationLanguage, &a.Admin)
 	if name != nil {
 		a.FullName = *name
 	}
 	return orNone(&a, err)
 }
 
-// alertOfBudget goes by the zone that the budget has now, and where it has none
-// any more by the organization's.
 func (q *Queue) alertOfBudget(ctx context.Context, d Delivery) (*ToldAlert, error) {
-	a := ToldAlert{ID: d.AlertID, Budget: true}
+	a := ToldAlert{ID: d.AlertID, Budget: true, TimeZone: d.TimeZone}
 	err := q.store.pool.QueryRow(ctx, `
 		SELECT a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
-		       a.period_start, a.period_end, a.created_at, o.language, coalesce(b.time_zone, o.time_zone),
+		       a.period_start, a.period_end, a.created_at, o.language,
 		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
-		FROM tokenalert.budget_alerts a LEFT JOIN tokenalert.budgets b ON b.organization_id = a.organization_id
+		FROM tokenalert.budget_alerts a
 		LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
 		WHERE a.id = $1 AND a.alert_sent`, d.AlertID, d.Admin).
 		Scan(&a.OrganizationID, &a.NotificationID, &a.Threshold, &a.TokensUsed, &a.TokenLimit,
-			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &a.OrganizationLanguage, &a.TimeZone, &a.Admin)
+			&a.PeriodStart, &a.PeriodEnd, &a.CreatedAt, &a.OrganizationLanguage, &a.Admin)
 	return orNone(&a, err)
 }
 

@@ -26,6 +26,9 @@ type Delivery struct {
 	AlertID uuid.UUID  `json:"alert_id"`
 	Channel string     `json:"channel"`
 	Admin   *uuid.UUID `json:"admin,omitempty"` // who is told of it; nil: the user whose alert it is
+	// TimeZone is whose dates the notification names, and so all that is delivered,
+	// whatever a policy says by then; nil: that of the settings.
+	TimeZone *string `json:"time_zone,omitempty"`
 }
 
 // The channels.
@@ -53,8 +56,8 @@ func insertDeliveriesOf(alerts string) string {
 	return `WITH
 jobs AS (
 	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
-	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin)), 'delivery', $4, w.channel
-	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[]) AS w (id, channel, admin) OFFSET 0) w
+	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin, 'time_zone', w.time_zone)), 'delivery', $4, w.channel
+	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[], $7::text[]) AS w (id, channel, admin, time_zone) OFFSET 0) w
 	JOIN ` + alerts + ` a ON a.id = w.id AND a.tick_id = $3::bigint AND a.created_at = $6::timestamptz AND a.alert_sent
 	RETURNING queue
 )
@@ -72,20 +75,21 @@ func queueDeliveriesBy(statement string, batch *pgx.Batch, tick *TickResult, dec
 	var alerts []uuid.UUID
 	var channels []string
 	var admins []*uuid.UUID
+	var zones []*string
 	for _, d := range decisions {
 		for _, a := range d.Alerts {
 			for _, channel := range a.Channels {
-				alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, nil)
+				alerts, channels, admins, zones = append(alerts, a.ID), append(channels, channel), append(admins, nil), append(zones, d.TimeZone)
 			}
 			for _, n := range a.Admins {
 				for _, channel := range n.Channels {
-					alerts, channels, admins = append(alerts, a.ID), append(channels, channel), append(admins, &n.UserID)
+					alerts, channels, admins, zones = append(alerts, a.ID), append(channels, channel), append(admins, &n.UserID), append(zones, d.TimeZone)
 				}
 			}
 		}
 	}
 	if len(alerts) > 0 {
-		batch.Queue(statement, alerts, channels, tick.ID, DeliveryAttempts, admins, tick.Now)
+		batch.Queue(statement, alerts, channels, tick.ID, DeliveryAttempts, admins, tick.Now, zones)
 	}
 }
 

@@ -94,7 +94,7 @@ func (r rules) decide(kind store.Kind, now time.Time, c *store.Candidate) (store
 
 // decisionOn is one that says nothing yet.
 func decisionOn(c *store.Candidate) store.Decision {
-	d := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart}
+	d := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, TimeZone: c.TimeZone}
 	if c.OfBudget() {
 		d.OrganizationID = c.OrganizationID
 	}
