@@ -35,6 +35,11 @@ func TestHeadroom(t *testing.T) {
 		return h
 	}
 
+	require.Eventually(t, func() bool { // those that made the database end after it is there
+		var others int
+		err := admin.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()").Scan(&others)
+		return err == nil && others == 0
+	}, 20*time.Second, 5*time.Millisecond)
 	first := look()
 	assert.Positive(t, first.Connections)
 	assert.Less(t, first.Connections, int64(40-3))
