@@ -64,7 +64,8 @@ var mutations = []mutation{
 	{name: "budget-told-early", what: "a budget is told of before all is counted, and the last correction is not awaited", edits: []overlay.Edit{
 		{File: "store/budgets.go", Old: "(SELECT * FROM taken WHERE budget_version IS NOT NULL OFFSET 0) t", New: "taken t"},
 		{File: "store/budgets.go", Old: "b.organization_id = t.organization_id AND b.version = t.budget_version", New: "b.organization_id = t.organization_id"},
-	}}, {name: "budget-begins-unseen", what: "a budget is not looked at when a period begins of which there was usage before", edits: []overlay.Edit{{
+	}},
+	{name: "budget-begins-unseen", what: "a budget is not looked at when a period begins of which there was usage before", edits: []overlay.Edit{{
 		File: "store/budgets.go", Old: "WHERE d.period_start > here.at OFFSET 0) d` + where", New: "WHERE d.period_start > here.at AND false OFFSET 0) d` + where",
 	}}, plays: func(p *plan.Plan) bool { return p.Budgets() && p.Rollover > 0 }},
 	{name: "correction-of-nobodys", what: "a correction forgets whose budget the row belonged to", edits: []overlay.Edit{{
