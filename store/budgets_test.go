@@ -30,14 +30,22 @@ func (s *site) budget(organization uuid.UUID, limit, day int, zone string) {
 			budget_time_zone = EXCLUDED.budget_time_zone`, organization, limit, day, zone)
 }
 
+// listed has those listed who used of budgets before they were set, behind all that
+// there is besides, and returns how many corrections that makes.
+func (c *counter) listed() int64 {
+	c.t.Helper()
+	c.calendar()
+	c.settle()
+	n, err := c.store.BeginBudgets(c.t.Context())
+	require.NoError(c.t, err)
+	return n
+}
+
 // begun counts all that was used of budgets before they were set, and what there
 // is besides.
 func (c *counter) begun() {
 	c.t.Helper()
-	c.calendar()
-	c.settle()
-	_, err := c.store.BeginBudgets(c.t.Context())
-	require.NoError(c.t, err)
+	c.listed()
 	c.settle()
 	c.requireBudgets()
 }
@@ -272,11 +280,7 @@ func TestWhoChangesABudgetThatBeginsHoldsUpNoTick(t *testing.T) {
 			c := newCounter(t, host.CMS)
 			c.use(c.user(0), 10)
 			c.budget(c.org, 1000, 1, "UTC")
-			c.calendar()
-			c.settle()
-			n, err := c.store.BeginBudgets(t.Context())
-			require.NoError(t, err)
-			require.EqualValues(t, 2, n)
+			require.EqualValues(t, 2, c.listed())
 			change := c.session()
 			change.exec("BEGIN")
 			change.exec(tt.change)
@@ -295,10 +299,7 @@ func TestWhatWasListedOfABudgetSaysNothingOfTheNext(t *testing.T) {
 	user := c.user(0)
 	c.use(user, 10)
 	c.budget(c.org, 1000, 1, "UTC")
-	c.calendar()
-	c.settle()
-	_, err := c.store.BeginBudgets(t.Context())
-	require.NoError(t, err)
+	c.listed()
 	c.budget(c.org, 1000, 2, "UTC")
 	c.calendar()
 	c.settle()
@@ -370,10 +371,7 @@ func TestTwoWorkersTakeWhatABudgetBeginsWith(t *testing.T) {
 	user := c.user(0)
 	c.use(user, 10)
 	c.budget(c.org, 1000, 1, "UTC")
-	c.calendar()
-	c.settle()
-	_, err := c.store.BeginBudgets(t.Context())
-	require.NoError(t, err)
+	c.listed()
 	inside, goOn, done := make(chan bool), make(chan bool), make(chan error, 1)
 	other := c.runtime()
 	q := c.request(store.Window)
@@ -391,7 +389,7 @@ func TestTwoWorkersTakeWhatABudgetBeginsWith(t *testing.T) {
 		_, err := c.store.Tick(context.Background(), q, func(store.Kind, time.Time, []store.Candidate) []store.Decision { return nil })
 		mine <- err
 	}()
-	err = <-mine // it waits for the other's link of the chain no longer than a tick waits
+	err := <-mine // it waits for the other's link of the chain no longer than a tick waits
 	require.Error(t, err)
 	assert.True(t, store.IsTransient(err) || errors.Is(err, store.ErrCollided), err)
 	close(goOn)
