@@ -100,6 +100,9 @@ func IsTransient(err error) bool {
 	return false
 }
 
+// IsTimeout reports whether a statement took longer than a tick allows it.
+func IsTimeout(err error) bool { return SQLState(err) == codeCanceled }
+
 // IsRefused reports whether the server understood us and will refuse the next
 // attempt as well: authentication (class 28), an unknown database (3D000),
 // missing privileges (42501).

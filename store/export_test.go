@@ -76,8 +76,6 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	return plans, err
 }
 
-// LimitCorrections bounds those that one tick deals with.
-func (q *TickRequest) LimitCorrections(n int64) { q.corrections = n }
 
 // What BeginBudgets is to be called again after.
 var (

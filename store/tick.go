@@ -38,8 +38,8 @@ const minIdleTimeout = time.Second
 // server.
 const rollbackWithin = 2 * time.Second
 
-// wantedPerTick bounds the corrections that one tick deals with.
-const wantedPerTick = 10_000
+// MaxCorrections is how many one tick deals with at the most.
+const MaxCorrections = 10_000
 
 // candidatesPerDecision is how many candidates a tick looks at for each decision
 // that it may write: most of them hold a mark and have crossed nothing.
@@ -122,8 +122,11 @@ type TickRequest struct {
 	Isolated bool
 	// Settings are written in the tick's transaction, where they have changed.
 	Settings *Settings
-
-	corrections int64 // of a tick; 0: wantedPerTick
+	// Corrections bounds how many it deals with, each of which may have all of a
+	// user's month counted anew; 0: MaxCorrections.
+	Corrections int64
+	// WindowOnly leaves corrections to a later tick.
+	WindowOnly bool
 }
 
 // TickResult says what a tick did.
@@ -137,6 +140,7 @@ type TickResult struct {
 	Bounded  bool  // the tick ended earlier than now: there is more
 	Oldest   *time.Time
 	Recounts int64 // corrections dealt with
+	Filled   bool  // as many as were asked for: there may be more
 	Counted  int64 // periods counted anew
 	Left     int64 // users and periods left to the next ticks to decide
 	// BudgetBegins says that not all is counted of some budget: see BeginBudgets.
@@ -152,7 +156,7 @@ func (r *TickResult) Work() bool { return r.ID != 0 }
 
 // More reports whether the tick left something that it could have counted or
 // decided.
-func (r *TickResult) More() bool { return r.Bounded || r.Recounts >= wantedPerTick || r.Left > 0 }
+func (r *TickResult) More() bool { return r.Bounded || r.Filled || r.Left > 0 }
 
 // SetAside is a subject whose data made a statement fail.
 type SetAside struct {
@@ -197,7 +201,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 	if err != nil || !result.Work() {
 		return result, err
 	}
-	if due {
+	if due && !q.WindowOnly {
 		wanted, err := countCorrections(ctx, conn, q, &result)
 		if err != nil {
 			return result, err
@@ -287,7 +291,7 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 }
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
-	most := cmp.Or(q.corrections, wantedPerTick)
+	most := cmp.Or(q.Corrections, MaxCorrections)
 	batch := &pgx.Batch{}
 	batch.Queue(forgetDeleted, most)
 	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(most)...)
@@ -304,6 +308,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
+	result.Filled = result.Recounts >= most
 	return candidates, results.Close()
 }
 

@@ -44,7 +44,9 @@ type loop struct {
 	kind     store.Kind // of the next tick; "": window
 	settings *store.Settings
 	added    []int32
-	slice    int64
+	slice    int64 // rows of a tick
+	wanted   int64 // corrections of a tick
+	without  bool  // the next tick deals with none
 	isolated bool
 	aside    map[store.Subject]time.Time // whose data made a statement fail, and until when
 
@@ -59,7 +61,10 @@ type loop struct {
 }
 
 func (w *Worker) newLoop(b *bell) *loop {
-	return &loop{Worker: w, bell: b, begin: make(chan struct{}, 1), slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)}
+	return &loop{
+		Worker: w, bell: b, begin: make(chan struct{}, 1),
+		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), wanted: firstCorrections,
+	}
 }
 
 // run ticks until stop ends, which it looks at between ticks; working ends when

@@ -22,6 +22,14 @@ const (
 	maxSlice  = 10_000_000
 )
 
+// The corrections of a tick adapt as well, down to one by one: each may have a
+// month of a heavy user counted anew. They do not follow a target so short that
+// a tick by itself would take most of it.
+const (
+	firstCorrections  = 1_000
+	correctionsTarget = 50 * time.Millisecond
+)
+
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
 // second; a million who cross in one transaction would take longer than a tick
 // may, and whoever crosses meanwhile would wait for them all.
@@ -47,7 +55,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if err != nil {
 		return l.recover(ctx, kind, err)
 	}
-	l.failures = 0
+	l.failures, l.without = 0, false
 	l.lastGood = time.Now()
 	l.health.Beat()
 	l.health.DatabaseOK(l.lastGood)
@@ -114,12 +122,14 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 	}
 	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
-		Kind:      kind,
-		Periods:   l.periods,
-		Floor:     l.config.Thresholds[0],
-		Slice:     l.slice,
-		Decisions: decisionsPerTick,
-		Worker:    l.config.WorkerName,
+		Kind:        kind,
+		Periods:     l.periods,
+		Floor:       l.config.Thresholds[0],
+		Slice:       l.slice,
+		Decisions:   decisionsPerTick,
+		Corrections: l.wanted,
+		WindowOnly:  l.without,
+		Worker:      l.config.WorkerName,
 		// No longer than it takes to lose the lead.
 		IdleTimeout: l.config.LeadTimeout,
 		Isolated:    l.isolated,
@@ -208,17 +218,33 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	if store.IsData(err) && !l.isolated {
 		l.isolated = true
 	}
+	if store.IsTimeout(err) { // as much again would take as long, and the others wait
+		l.slice, l.wanted = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.wanted, 0.1, 1, store.MaxCorrections)
+		l.without = true
+	}
 	return true, l.failed(kind, err), nil
 }
 
-// adapt moves the slice toward what takes as long as a tick should.
+// adapt moves the slice, and how many corrections a tick deals with, toward what
+// takes as long as a tick should. What did not end the tick is left as it is,
+// unless that took too long.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
-	if result.Kind != store.Window || !result.Bounded && took <= l.config.TickTarget {
-		return // the slice was not what ended it
+	if result.Kind != store.Window {
+		return
 	}
-	factor := float64(l.config.TickTarget) / float64(max(took, time.Millisecond))
-	factor = min(max(factor, 0.5), 2)
-	l.slice = min(max(int64(float64(l.slice)*factor), minSlice), maxSlice)
+	toward := func(target time.Duration) float64 {
+		return min(max(float64(target)/float64(max(took, time.Millisecond)), 0.5), 2)
+	}
+	if target := l.config.TickTarget; result.Bounded || took > target && result.Recounts == 0 {
+		l.slice = scaled(l.slice, toward(target), minSlice, maxSlice)
+	}
+	if target := max(l.config.TickTarget, correctionsTarget); result.Filled || took > target && result.Recounts > 0 {
+		l.wanted = scaled(l.wanted, toward(target), 1, store.MaxCorrections)
+	}
+}
+
+func scaled(n int64, factor float64, least, most int64) int64 {
+	return min(max(int64(float64(n)*factor), least), most)
 }
 
 // tell says what a committed tick did: log lines and metrics.
