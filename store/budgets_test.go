@@ -247,7 +247,8 @@ func TestABudgetThatBeganWithAWorkerThatDied(t *testing.T) {
 		done <- err
 	}()
 	c.eventually("nobody waits", func() bool {
-		return ask[bool](c.site, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+		return ask[bool](c.site, `SELECT EXISTS (SELECT FROM pg_locks w JOIN pg_locks here USING (pid) JOIN pg_database d ON d.oid = here.database
+			WHERE NOT w.granted AND d.datname = current_database())`)
 	})
 	_, err := c.store.BeginBudgets(t.Context())
 	require.ErrorIs(t, err, store.ErrBeginsElsewhere)

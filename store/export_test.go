@@ -76,7 +76,6 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	return plans, err
 }
 
-
 // What BeginBudgets is to be called again after.
 var (
 	ErrBudgetChanged   = errBudgetChanged

@@ -30,12 +30,12 @@ grouped AS MATERIALIZED (
 	GROUP BY 1, 2, 3` + b.organization("") + `
 ),
 totals AS MATERIALIZED (
-	SELECT coalesce(sum(rows), 0)::bigint AS rows, count(DISTINCT user_id) AS users,
+	SELECT coalesce(sum(rows), 0)::bigint AS rows, (SELECT count(*) FROM (SELECT FROM grouped GROUP BY user_id) u) AS users,
 	       coalesce(sum(rows) FILTER (WHERE stretch = -1), 0)::bigint AS skipped
 	FROM grouped
 ),
 placed AS MATERIALIZED (
-	SELECT g.user_id, p.period_start, p.period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(p.since) AS since,
+	SELECT g.user_id, p.period_start, max(p.period_end) AS period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(p.since) AS since,
 	       max(g.token_limit) AS token_limit
 	FROM (
 		SELECT g.*, a.token_limit, 5 * coalesce(a.place, 1) AS last -- of the five bounds of the user's reset day in their zone
@@ -45,7 +45,7 @@ placed AS MATERIALIZED (
 		WHERE g.stretch >= 0
 	) g
 	` + periodOfGroup + `
-	GROUP BY 1, 2, 3
+	GROUP BY 1, 2
 )`
 }
 

@@ -109,35 +109,37 @@ fence AS (
 	  AND (totals.rows > 0 OR due.any) AND NOT due.everything
 	RETURNING id
 ),
-counted AS ( -- late rows of a period that ended without totals: all of it
-	INSERT INTO tokenalert.usage_periods AS p (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
+known AS MATERIALIZED ( -- and where the total is, if there is one yet
+	SELECT d.*, p.ctid AS total FROM placed d LEFT JOIN LATERAL (
+		SELECT p.ctid FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0
+	) p ON true
+),
+added AS (
+	UPDATE tokenalert.usage_periods p SET tokens_used = p.tokens_used + d.amount, period_end = d.period_end, tick_id = fence.id
+	FROM fence, known d WHERE p.ctid = d.total
+	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks, d.newest, d.token_limit
+),
+begun AS MATERIALIZED ( -- by late rows of a period that ended without a total: all of it
 	SELECT d.user_id, d.period_start, d.period_end,
-	       CASE WHEN d.period_end <= here.at AND NOT EXISTS (
-	                SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
+	       CASE WHEN d.period_end <= here.at
 	            THEN (SELECT sum(u.tokens_used) FROM ai_usage_logs u
 	                  WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
 	                    AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot)))
-	            ELSE d.amount END, fence.id, ` + policySeen + `
-	FROM fence, here, target, placed d
-	ON CONFLICT (user_id, period_start) DO UPDATE
-		SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id
-	RETURNING p.user_id, p.period_start, p.period_end, p.tokens_used, p.marks
+	            ELSE d.amount END AS tokens_used, d.newest, d.token_limit
+	FROM here, target, known d WHERE d.total IS NULL
+),
+inserted AS (
+	INSERT INTO tokenalert.usage_periods (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
+	SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, fence.id, ` + policySeen + ` FROM fence, begun d
 ),
 worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again for each
 	SELECT c.*, row_number() OVER () AS n
 	FROM (
-		-- Brought together by grouping, not by a join, which would compare each
-		-- with each where the planner expects few.
-		SELECT user_id, period_start, max(period_end) AS period_end, max(tokens_used) AS tokens_used,
-		       max(marks) AS marks, max(newest) AS newest
-		FROM (
-			SELECT user_id, period_start, period_end, tokens_used, marks, NULL::timestamptz AS newest, NULL::bigint AS token_limit FROM counted
-			UNION ALL
-			SELECT user_id, period_start, NULL, NULL, NULL, newest, token_limit FROM placed, fence
-		) both_sides
-		GROUP BY 1, 2
-		HAVING max(marks) <> '{}' OR (max(token_limit) > 0 AND max(tokens_used) * 100 >= max(token_limit)::numeric * ` + floor + `)
+		SELECT * FROM added
+		UNION ALL
+		SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, '{}', d.newest, d.token_limit FROM fence, begun d
 	) c
+	WHERE c.marks <> '{}' OR (c.token_limit > 0 AND c.tokens_used * 100 >= c.token_limit::numeric * ` + floor + `)
 ),
 undecided AS ( -- more than a tick looks at
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
@@ -145,9 +147,7 @@ undecided AS ( -- more than a tick looks at
 ),
 begins AS ( -- a period in the future is looked at again when it begins
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
-	SELECT d.user_id, d.period_start, d.period_start, 'period_begins'
-	FROM (SELECT d.user_id, d.period_start FROM fence, here, placed d WHERE d.period_start > here.at OFFSET 0) d
-	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = d.user_id AND p.period_start = d.period_start OFFSET 0)
+	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, known d WHERE d.total IS NULL AND d.period_start > here.at
 )` + b.only(addShares) + `
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),

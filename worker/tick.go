@@ -17,7 +17,7 @@ import (
 // The slice of a bounded tick: rows after which it ends earlier than now. It
 // adapts to TOKENALERT_TICK_TARGET.
 const (
-	firstRate = 125 // rows a millisecond that the first slice of a lead expects
+	firstRate = 60 // rows a millisecond that the first slice of a lead expects
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
 )

@@ -20,9 +20,9 @@ var mutants = []mutant{
 		"each tick sums the whole month",
 		[]edit{{
 			"store/window.go",
-			`SET tokens_used = p.tokens_used + EXCLUDED.tokens_used, period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id`,
+			`SET tokens_used = p.tokens_used + d.amount, period_end`,
 			`SET tokens_used = (SELECT sum(u.tokens_used) FROM ai_usage_logs u
-				WHERE u.user_id = p.user_id AND u.created_at >= p.period_start AND u.created_at < p.period_end), period_end = EXCLUDED.period_end, tick_id = EXCLUDED.tick_id`,
+				WHERE u.user_id = p.user_id AND u.created_at >= p.period_start AND u.created_at < p.period_end), period_end`,
 		}},
 	},
 	{
