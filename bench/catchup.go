@@ -60,7 +60,7 @@ func (p *player) newCatchUp(ctx context.Context) (*catchUp, error) {
 // behind are those who can fall behind: who have a worker.
 func (c *catchUp) behind() []entry {
 	var all []entry
-	for _, e := range c.chosen() {
+	for _, e := range c.with(func(e entry) bool { return e.target > 0 }) {
 		if e.ready() != "" {
 			all = append(all, e)
 		}

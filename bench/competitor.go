@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -31,11 +32,14 @@ type competitor interface {
 type entry struct {
 	key, label string
 	competitor
-	extra bool // played in the first cell only
+	extra bool // played in one cell only: the first, or the one that target says
 	dead  bool // while inserts are measured, its worker does not run
 	// most is how many rows of a backlog it is given at the most, since it works
 	// job by job, and the trigger writes them so; 0: all.
 	most int
+	// target is how long its ticks should take while it catches up, which is all
+	// that it then plays; 0: its default.
+	target time.Duration
 }
 
 // silent tells nobody.
@@ -54,6 +58,7 @@ var entries = []entry{
 	{key: "pgq", label: "PgQ", competitor: pgq{}},
 	{key: "tokenalert", label: "**tokenalert**", competitor: tokenalert{}},
 	{key: "tokenalert-dead", label: "**tokenalert**, worker dead", competitor: tokenalert{}, extra: true, dead: true},
+	{key: "tokenalert-long", label: "**tokenalert**, ticks of 4 s", competitor: tokenalert{}, extra: true, target: 4 * time.Second},
 }
 
 func keys() []string {
@@ -78,9 +83,14 @@ func (o options) chosen() []entry {
 // variants are chosen, and their extras: the one without a trigger a second
 // time, whose ratio to the first is what chance does, and dead workers.
 func (o options) variants() []entry {
+	return o.with(func(e entry) bool { return e.target == 0 })
+}
+
+// with are chosen, and those of their extras that are wanted.
+func (o options) with(wanted func(entry) bool) []entry {
 	all := o.chosen()
 	for _, e := range entries {
-		if e.extra && slices.ContainsFunc(all, func(c entry) bool { return c.competitor == e.competitor }) {
+		if e.extra && wanted(e) && slices.ContainsFunc(all, func(c entry) bool { return c.competitor == e.competitor }) {
 			all = append(all, e)
 		}
 	}

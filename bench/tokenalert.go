@@ -44,6 +44,9 @@ func (tokenalert) worker(db *database) *exec.Cmd {
 	if db.logTicks {
 		cmd.Env = append(cmd.Env, "TOKENALERT_LOG_LEVEL=debug")
 	}
+	if db.target > 0 {
+		cmd.Env = append(cmd.Env, "TOKENALERT_TICK_TARGET="+db.target.String())
+	}
 	if db.delivers {
 		cmd.Env = append(cmd.Env, "TOKENALERT_WEBHOOK_URL=http://127.0.0.1:9/", "TOKENALERT_WEBHOOK_ALLOW=127.0.0.1",
 			"TOKENALERT_WEBHOOK_SECRET=whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
