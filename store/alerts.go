@@ -173,6 +173,9 @@ func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickR
 		queueUndecided(batch, result.Now, decisions[n:])
 		decisions = decisions[:n]
 	}
+	if len(result.uncorrected) > 0 {
+		queueUndecided(batch, result.Now, result.uncorrected)
+	}
 	for _, some := range inChunks(decisions) {
 		if !q.Isolated {
 			queueDecisions(batch, result, some)

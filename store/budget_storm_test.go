@@ -394,7 +394,7 @@ func (s *budgetStorm) ticks(ctx context.Context, own *store.Store, r *rand.Rand)
 		}
 		q := s.request(kind)
 		q.Periods, q.Slice = periods, 1+r.Int64N(6)
-		q.Corrections = 1 + r.Int64N(30)
+		q.Corrected = 1 + r.Int64N(30)
 		result, err := own.Tick(ctx, q, func(store.Kind, time.Time, []store.Candidate) []store.Decision {
 			return nil
 		})

@@ -338,6 +338,89 @@ func TestACorrectionInTheSameTickAsUsageIsNotToldOf(t *testing.T) {
 	assert.Zero(t, s.notified(user))
 }
 
+// correcting is a window tick that deals with the corrections of so many users.
+func (c *counter) correcting(users int64) store.TickResult {
+	c.t.Helper()
+	q := c.request(store.Window)
+	q.Corrected = users
+	result, err := c.try(c.store, q)
+	require.NoError(c.t, err)
+	return result
+}
+
+// A user is counted once for all corrections, in whatever order they come.
+func TestCorrectionsOfOneUserAreTakenTogether(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	one, other, third := c.user(0), c.user(0), c.user(0)
+	for range 20 {
+		c.use(one, 1)
+		c.use(other, 1)
+	}
+	c.use(third, 1)
+	c.settle()
+	c.exec("UPDATE ai_usage_logs SET tokens_used = 2 WHERE tokens_used = 1")
+	require.Equal(t, 41, c.pending())
+
+	result := c.correcting(1)
+	assert.EqualValues(t, 20, result.Recounts)
+	assert.EqualValues(t, 1, result.Corrected)
+	assert.True(t, result.Filled)
+	assert.EqualValues(t, 40, c.total(one))
+	assert.EqualValues(t, 20, c.total(other))
+	result = c.correcting(2)
+	assert.EqualValues(t, 21, result.Recounts)
+	assert.False(t, result.Filled)
+	assert.EqualValues(t, 2, c.total(third))
+	c.requireTotals()
+}
+
+// What a correction has taken away is told to nobody while that waits for its
+// turn, also where new usage comes meanwhile.
+func TestNobodyIsToldByATotalThatIsToBeCorrected(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	first, user := c.user(1000), c.user(1000)
+	c.use(first, 700)
+	c.use(user, 700)
+	c.settle()
+	c.exec("UPDATE ai_usage_logs SET tokens_used = 10")
+	c.use(user, 200)
+	c.correcting(1)
+	assert.EqualValues(t, 900, c.total(user), "the first user's turn")
+	assert.Empty(t, c.alerts(user))
+	c.use(user, 600)
+	c.settle()
+	assert.EqualValues(t, 810, c.total(user))
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+	c.requireTotals()
+}
+
+func TestNoBudgetIsToldByASumThatIsToBeCorrected(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	first, user := c.user(0), c.user(0)
+	c.budget(c.org, 600, 1, "UTC")
+	c.calendar()
+	c.use(first, 350)
+	c.use(user, 350)
+	c.begun()
+	c.settle()
+	c.exec("UPDATE ai_usage_logs SET tokens_used = 10")
+	c.use(user, 200)
+	seen := 0
+	for range 4 {
+		c.correcting(1)
+		for _, b := range c.ofBudget() {
+			assert.EqualValues(t, 220, b.TokensUsed)
+			seen++
+		}
+	}
+	assert.Positive(t, seen)
+	assert.Zero(t, c.pending())
+	c.requireBudgets()
+}
+
 // Days 30 and 31 begin the same periods in months of 30 days, and end others: who
 // crosses on the day in between is told in the period that they are in.
 func TestAChangedResetDayEndsThePeriodThatItBegins(t *testing.T) {

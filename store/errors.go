@@ -100,8 +100,8 @@ func IsTransient(err error) bool {
 	return false
 }
 
-// IsTimeout reports whether a statement took longer than a tick allows it.
-func IsTimeout(err error) bool { return SQLState(err) == codeCanceled }
+// IsTimeout reports whether a tick, or a statement of it, took longer than it may.
+func IsTimeout(err error) bool { return SQLState(err) == codeCanceled || pgconn.Timeout(err) }
 
 // IsRefused reports whether the server understood us and will refuse the next
 // attempt as well: authentication (class 28), an unknown database (3D000),

@@ -53,7 +53,7 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 		return nil, err
 	}
 	for name, sql := range map[string]string{
-		"forgetDeleted": forgetDeleted, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
+		"forgetDeleted": forgetDeleted, "uncorrected": uncorrected, "countWanted": withoutBudgets.wanted, "writeDecisions": writeDecisions,
 		"countWantedAndBudgets": withBudgets.wanted, "writeBudgetDecisions": writeBudgetDecisions,
 	} {
 		if err := explain(name, sql); err != nil {

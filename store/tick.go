@@ -122,11 +122,9 @@ type TickRequest struct {
 	Isolated bool
 	// Settings are written in the tick's transaction, where they have changed.
 	Settings *Settings
-	// Corrections bounds how many it deals with, each of which may have all of a
-	// user's month counted anew; 0: MaxCorrections.
-	Corrections int64
-	// WindowOnly leaves corrections to a later tick.
-	WindowOnly bool
+	// Corrected bounds the users whose corrections it deals with, each of whom may
+	// have a month counted anew; 0: MaxCorrections.
+	Corrected int64
 }
 
 // TickResult says what a tick did.
@@ -140,15 +138,20 @@ type TickResult struct {
 	Bounded  bool  // the tick ended earlier than now: there is more
 	Oldest   *time.Time
 	Recounts int64 // corrections dealt with
-	Filled   bool  // as many as were asked for: there may be more
-	Counted  int64 // periods counted anew
-	Left     int64 // users and periods left to the next ticks to decide
+	Filled   bool  // there may be more of them
+	// Corrected are the users whom they were about, and Correcting is how long it took.
+	Corrected  int64
+	Correcting time.Duration
+	Counted    int64 // periods counted anew
+	Left       int64 // users and periods left to the next ticks to decide
 	// BudgetBegins says that not all is counted of some budget: see BeginBudgets.
 	BudgetBegins bool
 
 	Outcomes []Outcome
 	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
 	SetAside []SetAside  // users whose data made a statement fail: looked at again later
+
+	uncorrected []Decision // on budgets, to be taken once corrections are dealt with
 }
 
 // Work reports whether the tick found anything.
@@ -201,12 +204,17 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 	if err != nil || !result.Work() {
 		return result, err
 	}
-	if due && !q.WindowOnly {
+	if due {
 		wanted, err := countCorrections(ctx, conn, q, &result)
 		if err != nil {
 			return result, err
 		}
 		candidates = replace(candidates, wanted)
+		if result.Filled && len(candidates) > 0 {
+			if candidates, err = withoutUncorrected(ctx, conn, &result, candidates); err != nil {
+				return result, err
+			}
+		}
 	}
 	decisions := decide(q.Kind, result.Now, candidates)
 	if err := readAdmins(ctx, conn, q, decisions); err != nil {
@@ -291,10 +299,10 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 }
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
-	most := cmp.Or(q.Corrections, MaxCorrections)
+	began := time.Now()
 	batch := &pgx.Batch{}
-	batch.Queue(forgetDeleted, most)
-	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(most)...)
+	batch.Queue(forgetDeleted, MaxCorrections)
+	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(MaxCorrections, cmp.Or(q.Corrected, MaxCorrections))...)
 	results := conn.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // again after an error, which was reported
 	if _, err := results.Exec(); err != nil {
@@ -304,12 +312,38 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Counted, &result.BudgetBegins}, true)
+	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Corrected, &result.Filled, &result.Counted, &result.BudgetBegins}, true)
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	result.Filled = result.Recounts >= most
-	return candidates, results.Close()
+	err = results.Close()
+	result.Correcting = time.Since(began)
+	return candidates, err
+}
+
+// withoutUncorrected leaves out whose total still holds what a correction has
+// taken away: that makes them a candidate in its own tick. Budgets, whose members
+// are not asked for, are decided behind the corrections that wait.
+func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, result *TickResult, candidates []Candidate) ([]Candidate, error) {
+	rows, err := conn.Query(ctx, uncorrected)
+	if err != nil {
+		return nil, fmt.Errorf("corrections that wait: %w", err)
+	}
+	waiting := map[uuid.UUID]bool{}
+	var user uuid.UUID
+	if _, err := pgx.ForEachRow(rows, []any{&user}, func() error { waiting[user] = true; return nil }); err != nil {
+		return nil, fmt.Errorf("corrections that wait: %w", err)
+	}
+	if len(waiting) == 0 {
+		return candidates, nil
+	}
+	return slices.DeleteFunc(candidates, func(c Candidate) bool {
+		if c.OfBudget() {
+			result.uncorrected = append(result.uncorrected, Decision{OrganizationID: c.OrganizationID, PeriodStart: c.PeriodStart})
+			return true
+		}
+		return waiting[c.UserID] && !c.Anew
+	}), nil
 }
 
 // scanCandidates reads rows that begin with the same header each and go on

@@ -126,18 +126,19 @@ begun AS MATERIALIZED ( -- by late rows of a period that ended without a total: 
 	                  WHERE u.user_id = d.user_id AND u.created_at >= d.period_start AND u.created_at < d.period_end
 	                    AND (u.xact_id IS NULL OR pg_visible_in_snapshot(u.xact_id, target.snapshot)))
 	            ELSE d.amount END AS tokens_used, d.newest, d.token_limit
-	FROM here, target, known d WHERE d.total IS NULL
+	FROM fence, here, target, known d WHERE d.total IS NULL
 ),
 inserted AS (
 	INSERT INTO tokenalert.usage_periods (user_id, period_start, period_end, tokens_used, tick_id, policy_seen)
 	SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, fence.id, ` + policySeen + ` FROM fence, begun d
+	ON CONFLICT DO NOTHING -- one that the snapshot does not see is a serialization failure
 ),
 worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again for each
 	SELECT c.*, row_number() OVER () AS n
 	FROM (
 		SELECT * FROM added
 		UNION ALL
-		SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, '{}', d.newest, d.token_limit FROM fence, begun d
+		SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, '{}', d.newest, d.token_limit FROM begun d
 	) c
 	WHERE c.marks <> '{}' OR (c.token_limit > 0 AND c.tokens_used * 100 >= c.token_limit::numeric * ` + floor + `)
 ),
@@ -237,10 +238,15 @@ LEFT JOIN (
 // have it decided, in the period of their instant.
 const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
 
-// countWanted deals with the corrections that are due, up to $4 of them: the
-// periods of the corrected rows and the user's current one are counted anew at
-// the snapshot that this tick has written into the chain, not at the tick's
-// own, which in a bounded tick would count ahead what the next one adds. A
+// dueNow are the corrections r that here is not too early for.
+const dueNow = `(r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)`
+
+// countWanted deals with the corrections that are due, up to $4 of them and $5
+// users. It takes them in their order, which those of budgets rely on, and those
+// further behind of the users whose turn it is, so that each is counted once for
+// many. The periods of the corrected rows and the user's current one are counted
+// anew at the snapshot that this tick has written into the chain, not at the
+// tick's own, which in a bounded tick would count ahead what the next one adds. A
 // correction without an instant asks only for a new decision, and so does what
 // an earlier tick left undecided, or could not write, in the period that its
 // instant names. Also who stands below every threshold is a candidate: what the
@@ -255,12 +261,20 @@ tick AS MATERIALIZED (
 here AS MATERIALIZED (
 	SELECT tokenalert.now() AS at
 ),
+due AS MATERIALIZED (
+	SELECT r.id, r.user_id FROM tokenalert.recounts r, here WHERE ` + dueNow + ` ORDER BY r.id LIMIT $4::bigint
+),
+turns AS MATERIALIZED ( -- whose turn it is, and who would be the next
+	SELECT user_id, min(id) AS first FROM due WHERE user_id IS NOT NULL GROUP BY 1 ORDER BY 2 LIMIT $5::bigint + 1
+),
+past AS MATERIALIZED (
+	SELECT coalesce((SELECT first FROM turns ORDER BY first OFFSET $5::bigint LIMIT 1), 9223372036854775807) AS id
+),
 taken AS MATERIALIZED (
 	DELETE FROM tokenalert.recounts r
 	WHERE r.id = ANY (ARRAY( -- not a join, whose plan may read them all again for each
-		SELECT r.id FROM tokenalert.recounts r, here
-		WHERE (r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)
-		ORDER BY r.id LIMIT $4::bigint))
+		SELECT id FROM due
+		WHERE id < (SELECT id FROM past) OR user_id IN (SELECT user_id FROM turns WHERE first < (SELECT id FROM past))))
 	RETURNING r.user_id, r.organization_id, r.at, r.cause, r.budget_version, r.at IS NOT NULL AND ` + counts + ` AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
@@ -288,7 +302,9 @@ begins AS (
 	FROM (SELECT c.user_id, c.period_start FROM here, counted c WHERE c.period_start > here.at OFFSET 0) c
 	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = c.user_id AND p.period_start = c.period_start OFFSET 0)
 )` + b.only(recountShares) + `
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM turns WHERE first < (SELECT id FROM past)),
+       (SELECT count(*) FROM due) = $4::bigint OR (SELECT id FROM past) < 9223372036854775807,
+       (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*
 FROM (SELECT) one LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (
@@ -306,6 +322,12 @@ FROM (SELECT) one LEFT JOIN (
 	FROM decidable c, `+budgetOf(`(b.counted OR b.organization_id IN (SELECT organization_id FROM began))`)) + `
 ) s ON true`
 }
+
+// uncorrected are the users of whom corrections are left to later ticks that have
+// something counted anew.
+const uncorrected = `
+SELECT DISTINCT r.user_id FROM tokenalert.recounts r, (SELECT tokenalert.now() AS at) here
+WHERE r.id > 0 AND r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND ` + dueNow
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
 // corrections countWanted takes, $1 of them. Where their usage stays (a host

@@ -45,8 +45,7 @@ type loop struct {
 	settings *store.Settings
 	added    []int32
 	slice    int64 // rows of a tick
-	wanted   int64 // corrections of a tick
-	without  bool  // the next tick deals with none
+	correct  int64 // users whose corrections a tick deals with
 	isolated bool
 	aside    map[store.Subject]time.Time // whose data made a statement fail, and until when
 
@@ -63,7 +62,7 @@ type loop struct {
 func (w *Worker) newLoop(b *bell) *loop {
 	return &loop{
 		Worker: w, bell: b, begin: make(chan struct{}, 1),
-		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), wanted: firstCorrections,
+		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), correct: store.MaxCorrections,
 	}
 }
 

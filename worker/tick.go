@@ -22,13 +22,9 @@ const (
 	maxSlice  = 10_000_000
 )
 
-// The corrections of a tick adapt as well, down to one by one: each may have a
-// month of a heavy user counted anew. They do not follow a target so short that
-// a tick by itself would take most of it.
-const (
-	firstCorrections  = 1_000
-	correctionsTarget = 50 * time.Millisecond
-)
+// correctingTarget is what correcting users may take in any case: of a target
+// that is shorter the statement by itself would take most.
+const correctingTarget = 50 * time.Millisecond
 
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
 // second; a million who cross in one transaction would take longer than a tick
@@ -55,7 +51,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if err != nil {
 		return l.recover(ctx, kind, err)
 	}
-	l.failures, l.without = 0, false
+	l.failures = 0
 	l.lastGood = time.Now()
 	l.health.Beat()
 	l.health.DatabaseOK(l.lastGood)
@@ -122,14 +118,13 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 	}
 	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
-		Kind:        kind,
-		Periods:     l.periods,
-		Floor:       l.config.Thresholds[0],
-		Slice:       l.slice,
-		Decisions:   decisionsPerTick,
-		Corrections: l.wanted,
-		WindowOnly:  l.without,
-		Worker:      l.config.WorkerName,
+		Kind:      kind,
+		Periods:   l.periods,
+		Floor:     l.config.Thresholds[0],
+		Slice:     l.slice,
+		Decisions: decisionsPerTick,
+		Corrected: l.correct,
+		Worker:    l.config.WorkerName,
 		// No longer than it takes to lose the lead.
 		IdleTimeout: l.config.LeadTimeout,
 		Isolated:    l.isolated,
@@ -218,29 +213,33 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	if store.IsData(err) && !l.isolated {
 		l.isolated = true
 	}
-	if store.IsTimeout(err) { // as much again would take as long, and the others wait
-		l.slice, l.wanted = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.wanted, 0.1, 1, store.MaxCorrections)
-		l.without = true
+	if store.IsTimeout(err) { // as much again would take as long
+		l.slice, l.correct = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.correct, 0.1, 1, store.MaxCorrections)
 	}
 	return true, l.failed(kind, err), nil
 }
 
-// adapt moves the slice, and how many corrections a tick deals with, toward what
-// takes as long as a tick should. What did not end the tick is left as it is,
+// adapt moves the slice, and how many users are corrected in a tick, each toward
+// what takes as long as a tick should. What did not end the tick is left as it is,
 // unless that took too long.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
 	}
-	toward := func(target time.Duration) float64 {
-		return min(max(float64(target)/float64(max(took, time.Millisecond)), 0.5), 2)
+	if took, target := took-result.Correcting, l.config.TickTarget; result.Bounded || took > target {
+		l.slice = scaled(l.slice, toward(target, took), minSlice, maxSlice)
 	}
-	if target := l.config.TickTarget; result.Bounded || took > target && result.Recounts == 0 {
-		l.slice = scaled(l.slice, toward(target), minSlice, maxSlice)
+	switch took, target := result.Correcting, max(l.config.TickTarget, correctingTarget); {
+	case took > target:
+		l.correct = scaled(result.Corrected, toward(target, took), 1, store.MaxCorrections)
+	case result.Filled:
+		l.correct = scaled(l.correct+1, toward(target, took), 1, store.MaxCorrections)
 	}
-	if target := max(l.config.TickTarget, correctionsTarget); result.Filled || took > target && result.Recounts > 0 {
-		l.wanted = scaled(l.wanted, toward(target), 1, store.MaxCorrections)
-	}
+}
+
+// toward is the factor by which to change what took so long.
+func toward(target, took time.Duration) float64 {
+	return min(max(float64(target)/float64(max(took, time.Millisecond)), 0.5), 2)
 }
 
 func scaled(n int64, factor float64, least, most int64) int64 {

@@ -32,7 +32,7 @@ var laboratory = []string{
 
 // holdOurs goes and comes with the schema.
 var holdOurs = []string{
-	"CREATE TRIGGER hold_counting BEFORE INSERT ON tokenalert.usage_periods FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(1)",
+	"CREATE TRIGGER hold_counting BEFORE INSERT OR UPDATE ON tokenalert.usage_periods FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(1)",
 	"CREATE TRIGGER hold_queueing BEFORE INSERT ON tokenalert.river_job FOR EACH STATEMENT EXECUTE FUNCTION public.hold_tick(4)",
 }
 
