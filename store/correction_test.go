@@ -396,6 +396,28 @@ func TestNobodyIsToldByATotalThatIsToBeCorrected(t *testing.T) {
 	c.requireTotals()
 }
 
+// Shares that wait to be counted change nothing of their users.
+func TestABudgetThatBeginsHasNobodyWait(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(1000)
+	c.use(user, 700)
+	for range 10 {
+		c.use(c.user(0), 1) // and by chance one of them is counted first
+	}
+	c.settle()
+	c.budget(c.org, 10_000, 1, "UTC")
+	c.calendar()
+	c.correcting(1)
+	_, err := c.store.BeginBudgets(t.Context())
+	require.NoError(t, err)
+	c.use(user, 100)
+	assert.True(t, c.correcting(1).Filled)
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+	c.settle()
+	c.requireBudgets()
+}
+
 func TestNoBudgetIsToldByASumThatIsToBeCorrected(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)

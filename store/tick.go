@@ -151,7 +151,7 @@ type TickResult struct {
 	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
 	SetAside []SetAside  // users whose data made a statement fail: looked at again later
 
-	uncorrected []Decision // on budgets, to be taken once corrections are dealt with
+	uncorrected []Decision // to be taken once corrections are dealt with
 }
 
 // Work reports whether the tick found anything.
@@ -169,7 +169,8 @@ type SetAside struct {
 
 // Tick counts what has committed since the last tick, takes the decision, and
 // writes all that follows in one REPEATABLE READ transaction: two round trips,
-// a third where there are corrections. On error nothing was written; see
+// a third where there are corrections, a fourth where more of them wait. On error
+// nothing was written; see
 // ErrCollided, ErrRewritten, ErrNeedsFull, ErrForeignChain, ErrReadOnly, and
 // IsTransient and IsData.
 func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickResult, error) {
@@ -210,7 +211,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 			return result, err
 		}
 		candidates = replace(candidates, wanted)
-		if result.Filled && len(candidates) > 0 {
+		if result.Filled && q.Kind == Window {
 			if candidates, err = withoutUncorrected(ctx, conn, &result, candidates); err != nil {
 				return result, err
 			}
@@ -321,28 +322,38 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	return candidates, err
 }
 
-// withoutUncorrected leaves out whose total still holds what a correction has
-// taken away: that makes them a candidate in its own tick. Budgets, whose members
-// are not asked for, are decided behind the corrections that wait.
+// withoutUncorrected leaves to later ticks, behind the corrections that wait, to
+// decide on those of the window, and on budgets, whose totals these will change.
 func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, result *TickResult, candidates []Candidate) ([]Candidate, error) {
+	if !slices.ContainsFunc(candidates, func(c Candidate) bool { return c.OfBudget() || !c.Anew }) {
+		return candidates, nil
+	}
 	rows, err := conn.Query(ctx, uncorrected)
 	if err != nil {
 		return nil, fmt.Errorf("corrections that wait: %w", err)
 	}
-	waiting := map[uuid.UUID]bool{}
+	waiting := map[Subject]bool{}
 	var user uuid.UUID
-	if _, err := pgx.ForEachRow(rows, []any{&user}, func() error { waiting[user] = true; return nil }); err != nil {
+	var organization *uuid.UUID
+	if _, err := pgx.ForEachRow(rows, []any{&user, &organization}, func() error {
+		waiting[Subject{UserID: user}] = true
+		if organization != nil {
+			waiting[Subject{BudgetOf: *organization}] = true
+		}
+		return nil
+	}); err != nil {
 		return nil, fmt.Errorf("corrections that wait: %w", err)
 	}
-	if len(waiting) == 0 {
-		return candidates, nil
-	}
 	return slices.DeleteFunc(candidates, func(c Candidate) bool {
-		if c.OfBudget() {
-			result.uncorrected = append(result.uncorrected, Decision{OrganizationID: c.OrganizationID, PeriodStart: c.PeriodStart})
-			return true
+		left := waiting[c.Subject()] && (c.OfBudget() || !c.Anew)
+		if left {
+			d := Decision{UserID: c.UserID, PeriodStart: c.PeriodStart}
+			if c.OfBudget() {
+				d.OrganizationID = c.OrganizationID
+			}
+			result.uncorrected = append(result.uncorrected, d)
 		}
-		return waiting[c.UserID] && !c.Anew
+		return left
 	}), nil
 }
 

@@ -242,9 +242,9 @@ const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
 const dueNow = `(r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)`
 
 // countWanted deals with the corrections that are due, up to $4 of them and $5
-// users. It takes them in their order, which those of budgets rely on, and those
-// further behind of the users whose turn it is, so that each is counted once for
-// many. The periods of the corrected rows and the user's current one are counted
+// users. It takes them in their order, which those of budgets rely on, and of the
+// users whose turn it is those further behind as well, so that each is counted
+// once for them. The periods of the corrected rows and the user's current one are counted
 // anew at the snapshot that this tick has written into the chain, not at the
 // tick's own, which in a bounded tick would count ahead what the next one adds. A
 // correction without an instant asks only for a new decision, and so does what
@@ -323,11 +323,11 @@ FROM (SELECT) one LEFT JOIN (
 ) s ON true`
 }
 
-// uncorrected are the users of whom corrections are left to later ticks that have
-// something counted anew.
+// uncorrected are the users, and the organizations whose budgets they use, of whom
+// corrections that have something counted anew are left to later ticks.
 const uncorrected = `
-SELECT DISTINCT r.user_id FROM tokenalert.recounts r, (SELECT tokenalert.now() AS at) here
-WHERE r.id > 0 AND r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND ` + dueNow
+SELECT DISTINCT r.user_id, r.organization_id FROM tokenalert.recounts r, (SELECT tokenalert.now() AS at) here
+WHERE r.id > 0 AND r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND cause <> 'budget_begins' AND ` + dueNow
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
 // corrections countWanted takes, $1 of them. Where their usage stays (a host

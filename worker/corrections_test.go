@@ -2,7 +2,6 @@ package worker_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -40,27 +39,4 @@ func TestMoreCorrectionsThanATickCanDealWith(t *testing.T) {
 	}
 	w.assertTotals()
 	assert.NotEmpty(t, r.lines(worker.EventTickFailed), "the trigger was not met")
-}
-
-func TestCorrectionsFollowTheTarget(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.ownerExec(`INSERT INTO users (organization_id, email, password_hash, full_name, monthly_token_limit)
-		SELECT $1, i || '@example.org', 'none', 'Ada', 1000 FROM generate_series(1, 2000) i`, w.org)
-	w.ownerExec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, input_tokens, output_tokens)
-		SELECT id, organization_id, 1, 1, 0 FROM users WHERE organization_id = $1`, w.org)
-	r := w.start(func(c *worker.Config) { c.TickTarget = 100 * time.Millisecond })
-	w.settle()
-	w.onCount("count(*) > 200", "PERFORM pg_sleep(0.3)")
-	before := len(r.lines(worker.EventRecountDone))
-	for _, tokens := range []int{2, 3} {
-		w.ownerExec("UPDATE ai_usage_logs SET tokens_used = $1", tokens)
-		w.settle()
-	}
-	w.assertTotals()
-	var taken []int64
-	for _, line := range r.lines(worker.EventRecountDone)[before:] {
-		taken = append(taken, line.ContextMap()["users"].(int64))
-	}
-	assert.Equal(t, []int64{2000, 1000, 500, 250}, taken[:min(4, len(taken))])
 }

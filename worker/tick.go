@@ -22,10 +22,6 @@ const (
 	maxSlice  = 10_000_000
 )
 
-// correctingTarget is what correcting users may take in any case: of a target
-// that is shorter the statement by itself would take most.
-const correctingTarget = 50 * time.Millisecond
-
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
 // second; a million who cross in one transaction would take longer than a tick
 // may, and whoever crosses meanwhile would wait for them all.
@@ -213,33 +209,25 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	if store.IsData(err) && !l.isolated {
 		l.isolated = true
 	}
-	if store.IsTimeout(err) { // as much again would take as long
+	if store.IsTimeout(err) { // as much again would take as long: nobody would be told
 		l.slice, l.correct = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.correct, 0.1, 1, store.MaxCorrections)
 	}
 	return true, l.failed(kind, err), nil
 }
 
-// adapt moves the slice, and how many users are corrected in a tick, each toward
-// what takes as long as a tick should. What did not end the tick is left as it is,
-// unless that took too long.
+// adapt moves the slice toward what takes as long as a tick should, and after
+// timeouts has more users corrected in a tick again, where that is short.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
 	}
 	if took, target := took-result.Correcting, l.config.TickTarget; result.Bounded || took > target {
-		l.slice = scaled(l.slice, toward(target, took), minSlice, maxSlice)
+		factor := float64(target) / float64(max(took, time.Millisecond))
+		l.slice = scaled(l.slice, min(max(factor, 0.5), 2), minSlice, maxSlice)
 	}
-	switch took, target := result.Correcting, max(l.config.TickTarget, correctingTarget); {
-	case took > target:
-		l.correct = scaled(result.Corrected, toward(target, took), 1, store.MaxCorrections)
-	case result.Filled:
-		l.correct = scaled(l.correct+1, toward(target, took), 1, store.MaxCorrections)
+	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
+		l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
 	}
-}
-
-// toward is the factor by which to change what took so long.
-func toward(target, took time.Duration) float64 {
-	return min(max(float64(target)/float64(max(took, time.Millisecond)), 0.5), 2)
 }
 
 func scaled(n int64, factor float64, least, most int64) int64 {
