@@ -330,7 +330,7 @@ SELECT DISTINCT r.user_id, r.organization_id FROM tokenalert.recounts r, (SELECT
 WHERE r.id > 0 AND r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND cause <> 'budget_begins' AND ` + dueNow
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
-// corrections countWanted takes, $1 of them. Where their usage stays (a host
+// corrections countWanted looks at, $1 of them. Where their usage stays (a host
 // without the foreign key), it counts that as any usage of an unknown user.
 const forgetDeleted = `
 DELETE FROM tokenalert.usage_periods
