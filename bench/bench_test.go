@@ -45,7 +45,7 @@ func TestQuick(t *testing.T) {
 	expected := map[string]int{}
 	for _, v := range r.Verdicts {
 		expected[v.Cell] += v.Expected
-		if v.Cell != cellCost { // so short that who is slow may have nobody cross
+		if v.Cell != cellCost || named(v.Competitor).most == 0 { // so short that in a job queue nobody may cross
 			assert.Positive(t, v.Expected, "%+v", v)
 		}
 		switch v.Competitor {

@@ -407,10 +407,7 @@ func TestABudgetThatBeginsHasNobodyWait(t *testing.T) {
 	}
 	c.settle()
 	c.budget(c.org, 10_000, 1, "UTC")
-	c.calendar()
-	c.correcting(1)
-	_, err := c.store.BeginBudgets(t.Context())
-	require.NoError(t, err)
+	c.listed()
 	c.use(user, 100)
 	assert.True(t, c.correcting(1).Filled)
 	assert.Equal(t, []string{"80 told"}, c.alerts(user))

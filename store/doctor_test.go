@@ -87,10 +87,7 @@ func (s *site) leads() (stop func()) {
 		st.Close()
 	}
 	s.t.Cleanup(stop)
-	s.eventually("no worker leads", func() bool {
-		return ask[bool](s, `SELECT EXISTS (SELECT FROM tokenalert.ticks) AND EXISTS (
-			SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database())`)
-	})
+	s.eventually("no worker leads", func() bool { return s.locked() && ask[bool](s, "SELECT EXISTS (SELECT FROM tokenalert.ticks)") })
 	return stop
 }
 

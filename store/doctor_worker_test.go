@@ -118,9 +118,7 @@ func TestTheDoctorSaysWhoLeads(t *testing.T) {
 	assert.Equal(t, store.Warning, found[0].Severity)
 	assert.Contains(t, found[0].Says, "held by a session that is no worker's")
 	s.follow(found[0])
-	s.eventually("the session does not end", func() bool {
-		return ask[bool](s, "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))")
-	})
+	s.eventually("the session does not end", func() bool { return !s.locked() })
 	found = examined(t, s.diagnose(pgtest.Owner), "lead").Findings
 	require.Len(t, found, 1)
 	assert.Equal(t, "nobody leads, so nobody is told", found[0].Says)

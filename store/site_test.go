@@ -176,6 +176,13 @@ func (s *site) work() {
 	})
 }
 
+// locked reports whether some session has an advisory lock in this database, such
+// as that of a lead, or waits for one.
+func (s *site) locked() bool {
+	s.t.Helper()
+	return ask[bool](s, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))")
+}
+
 // eventually waits for a condition.
 func (s *site) eventually(message string, condition func() bool) {
 	s.t.Helper()
