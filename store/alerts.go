@@ -162,19 +162,20 @@ SELECT clock_timestamp(), ARRAY(
 		) l WHERE l.xact_id IS NOT NULL LIMIT 1) END
 	FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS w (user_id, newest, n) ORDER BY n)`
 
-// write puts the decisions into the tick's transaction and commits it.
-func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult, decisions []Decision) error {
+// write puts the decisions into the tick's transaction and commits it. Those that
+// are to be taken later it leaves to other ticks.
+func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult, decisions, later []Decision) error {
 	batch := &pgx.Batch{}
 	if q.Settings != nil {
 		q.Settings.queue(batch)
 	}
 	if n := most(decisions, q.Decisions); q.Kind == Window && len(decisions) > n {
 		result.Left += int64(len(decisions) - n)
-		queueUndecided(batch, result.Now, decisions[n:])
+		later = append(later, decisions[n:]...)
 		decisions = decisions[:n]
 	}
-	if len(result.uncorrected) > 0 {
-		queueUndecided(batch, result.Now, result.uncorrected)
+	if len(later) > 0 {
+		queueUndecided(batch, result.Now, later)
 	}
 	for _, some := range inChunks(decisions) {
 		if !q.Isolated {

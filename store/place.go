@@ -137,7 +137,9 @@ const policySeen = `coalesce((SELECT version FROM tokenalert.policies ORDER BY v
 
 // worthDeciding leaves out, before they travel, all who stand below the lowest
 // threshold and hold no mark that could clear.
-const worthDeciding = `(c.marks <> '{}' OR (a.token_limit > 0 AND c.tokens_used * 100 >= a.token_limit::numeric * ` + floor + `))`
+func worthDeciding(limit string) string {
+	return `(c.marks <> '{}' OR (` + limit + ` > 0 AND c.tokens_used * 100 >= ` + limit + `::numeric * ` + floor + `))`
+}
 
 // placing are the parameters of placeRows, in their order, and more.
 func (p *Periods) placing(more ...any) []any {

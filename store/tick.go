@@ -83,6 +83,15 @@ func (c *Candidate) Subject() Subject {
 	return Subject{UserID: c.UserID}
 }
 
+// Decision is one on it that says nothing yet.
+func (c *Candidate) Decision() Decision {
+	d := Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, TimeZone: c.TimeZone}
+	if c.OfBudget() {
+		d.OrganizationID = c.OrganizationID
+	}
+	return d
+}
+
 // OfBudget reports whether it is about an organization's budget, and no user.
 func (c *Candidate) OfBudget() bool { return c.UserID == uuid.Nil }
 
@@ -150,8 +159,6 @@ type TickResult struct {
 	Outcomes []Outcome
 	Held     []uuid.UUID // users whose row somebody holds: looked at again soon
 	SetAside []SetAside  // users whose data made a statement fail: looked at again later
-
-	uncorrected []Decision // to be taken once corrections are dealt with
 }
 
 // Work reports whether the tick found anything.
@@ -205,6 +212,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 	if err != nil || !result.Work() {
 		return result, err
 	}
+	var later []Decision
 	if due {
 		wanted, err := countCorrections(ctx, conn, q, &result)
 		if err != nil {
@@ -212,7 +220,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 		}
 		candidates = replace(candidates, wanted)
 		if result.Filled && q.Kind == Window {
-			if candidates, err = withoutUncorrected(ctx, conn, &result, candidates); err != nil {
+			if candidates, later, err = withoutUncorrected(ctx, conn, candidates); err != nil {
 				return result, err
 			}
 		}
@@ -221,7 +229,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 	if err := readAdmins(ctx, conn, q, decisions); err != nil {
 		return result, err
 	}
-	return result, write(ctx, conn, q, &result, decisions)
+	return result, write(ctx, conn, q, &result, decisions, later)
 }
 
 // begin opens the tick's transaction and sets what it needs for itself alone,
@@ -324,13 +332,14 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 
 // withoutUncorrected leaves to later ticks, behind the corrections that wait, to
 // decide on those of the window, and on budgets, whose totals these will change.
-func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, result *TickResult, candidates []Candidate) ([]Candidate, error) {
-	if !slices.ContainsFunc(candidates, func(c Candidate) bool { return c.OfBudget() || !c.Anew }) {
-		return candidates, nil
+func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, candidates []Candidate) (rest []Candidate, later []Decision, err error) {
+	asStood := func(c Candidate) bool { return c.OfBudget() || !c.Anew }
+	if !slices.ContainsFunc(candidates, asStood) {
+		return candidates, nil, nil
 	}
 	rows, err := conn.Query(ctx, uncorrected)
 	if err != nil {
-		return nil, fmt.Errorf("corrections that wait: %w", err)
+		return nil, nil, fmt.Errorf("corrections that wait: %w", err)
 	}
 	waiting := map[Subject]bool{}
 	var user uuid.UUID
@@ -342,19 +351,16 @@ func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, result *TickRes
 		}
 		return nil
 	}); err != nil {
-		return nil, fmt.Errorf("corrections that wait: %w", err)
+		return nil, nil, fmt.Errorf("corrections that wait: %w", err)
 	}
-	return slices.DeleteFunc(candidates, func(c Candidate) bool {
-		left := waiting[c.Subject()] && (c.OfBudget() || !c.Anew)
-		if left {
-			d := Decision{UserID: c.UserID, PeriodStart: c.PeriodStart}
-			if c.OfBudget() {
-				d.OrganizationID = c.OrganizationID
-			}
-			result.uncorrected = append(result.uncorrected, d)
+	for _, c := range candidates {
+		if asStood(c) && waiting[c.Subject()] {
+			later = append(later, c.Decision())
+		} else {
+			rest = append(rest, c)
 		}
-		return left
-	}), nil
+	}
+	return rest, later, nil
 }
 
 // scanCandidates reads rows that begin with the same header each and go on

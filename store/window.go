@@ -38,7 +38,7 @@ ended AS MATERIALIZED (
 	WHERE NOT EXISTS (SELECT FROM running r WHERE r.xid = xid.xid)
 ),
 due AS MATERIALIZED (
-	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.id > 0 AND (r.due_at IS NULL OR r.due_at <= here.at)) AS any,
+	SELECT EXISTS (SELECT FROM tokenalert.recounts r, here WHERE r.id > 0 AND ` + dueNow + `) AS any,
 	       EXISTS (SELECT FROM tokenalert.recounts r WHERE r.id > 0 AND r.user_id IS NULL AND r.organization_id IS NULL) AS everything
 )`
 
@@ -140,7 +140,7 @@ worth AS MATERIALIZED ( -- worth deciding, before accounts() is looked at again 
 		UNION ALL
 		SELECT d.user_id, d.period_start, d.period_end, d.tokens_used, '{}', d.newest, d.token_limit FROM begun d
 	) c
-	WHERE c.marks <> '{}' OR (c.token_limit > 0 AND c.tokens_used * 100 >= c.token_limit::numeric * ` + floor + `)
+	WHERE ` + worthDeciding("c.token_limit") + `
 ),
 undecided AS ( -- more than a tick looks at
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
@@ -148,7 +148,7 @@ undecided AS ( -- more than a tick looks at
 ),
 begins AS ( -- a period in the future is looked at again when it begins
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
-	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, known d WHERE d.total IS NULL AND d.period_start > here.at
+	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM here, begun d WHERE d.period_start > here.at
 )` + b.only(addShares) + `
 SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
@@ -165,7 +165,7 @@ LEFT JOIN (
 	UNION ALL
 	SELECT `+budgetCandidateColumns+`
 	FROM counted_budgets c, `+budgetOfCandidate+`
-	WHERE c.marks <> '{}' OR c.tokens_used * 100 >= b.token_limit::numeric * `+floor) + `
+	WHERE `+worthDeciding("b.token_limit")) + `
 ) s ON true`
 }
 
@@ -227,7 +227,7 @@ LEFT JOIN (
 	SELECT ` + candidateColumns + `
 	FROM (SELECT *, NULL::timestamptz AS newest FROM counted UNION ALL SELECT *, NULL FROM emptied) c
 	, ` + accountOfCandidate + `
-	WHERE ` + worthDeciding + b.only(`
+	WHERE ` + worthDeciding("a.token_limit") + b.only(`
 	UNION ALL
 	SELECT `+budgetCandidateColumns+`
 	FROM counted_budgets c, `+budgetOfCandidate) + `
@@ -239,14 +239,14 @@ LEFT JOIN (
 const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
 
 // dueNow are the corrections r that here is not too early for.
-const dueNow = `(r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND (r.due_at IS NULL OR r.due_at <= here.at)`
+const dueNow = `(r.due_at IS NULL OR r.due_at <= here.at)`
 
 // countWanted deals with the corrections that are due, up to $4 of them and $5
 // users. It takes them in their order, which those of budgets rely on, and of the
 // users whose turn it is those further behind as well, so that each is counted
-// once for them. The periods of the corrected rows and the user's current one are counted
-// anew at the snapshot that this tick has written into the chain, not at the
-// tick's own, which in a bounded tick would count ahead what the next one adds. A
+// once for them. The periods of the corrected rows and the user's current one are
+// counted anew at the snapshot that this tick has written into the chain, not at
+// the tick's own, which in a bounded tick would count ahead what the next one adds. A
 // correction without an instant asks only for a new decision, and so does what
 // an earlier tick left undecided, or could not write, in the period that its
 // instant names. Also who stands below every threshold is a candidate: what the
@@ -262,19 +262,18 @@ here AS MATERIALIZED (
 	SELECT tokenalert.now() AS at
 ),
 due AS MATERIALIZED (
-	SELECT r.id, r.user_id FROM tokenalert.recounts r, here WHERE ` + dueNow + ` ORDER BY r.id LIMIT $4::bigint
+	SELECT r.id, r.user_id FROM tokenalert.recounts r, here
+	WHERE (r.user_id IS NOT NULL OR r.organization_id IS NOT NULL) AND ` + dueNow + ` ORDER BY r.id LIMIT $4::bigint
 ),
-turns AS MATERIALIZED ( -- whose turn it is, and who would be the next
-	SELECT user_id, min(id) AS first FROM due WHERE user_id IS NOT NULL GROUP BY 1 ORDER BY 2 LIMIT $5::bigint + 1
-),
-past AS MATERIALIZED (
-	SELECT coalesce((SELECT first FROM turns ORDER BY first OFFSET $5::bigint LIMIT 1), 9223372036854775807) AS id
+turns AS MATERIALIZED (
+	SELECT user_id FROM due WHERE user_id IS NOT NULL GROUP BY 1 ORDER BY min(id) LIMIT $5::bigint
 ),
 taken AS MATERIALIZED (
 	DELETE FROM tokenalert.recounts r
 	WHERE r.id = ANY (ARRAY( -- not a join, whose plan may read them all again for each
 		SELECT id FROM due
-		WHERE id < (SELECT id FROM past) OR user_id IN (SELECT user_id FROM turns WHERE first < (SELECT id FROM past))))
+		WHERE user_id IN (SELECT user_id FROM turns)
+		   OR id < coalesce((SELECT min(id) FROM due WHERE user_id IS NOT NULL AND user_id NOT IN (SELECT user_id FROM turns)), 9223372036854775807)))
 	RETURNING r.user_id, r.organization_id, r.at, r.cause, r.budget_version, r.at IS NOT NULL AND ` + counts + ` AS counts
 ),
 fresh AS ( -- amount tells a count (1) from a decision (0)
@@ -302,8 +301,8 @@ begins AS (
 	FROM (SELECT c.user_id, c.period_start FROM here, counted c WHERE c.period_start > here.at OFFSET 0) c
 	WHERE NOT EXISTS (SELECT FROM tokenalert.usage_periods p WHERE p.user_id = c.user_id AND p.period_start = c.period_start OFFSET 0)
 )` + b.only(recountShares) + `
-SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM turns WHERE first < (SELECT id FROM past)),
-       (SELECT count(*) FROM due) = $4::bigint OR (SELECT id FROM past) < 9223372036854775807,
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM turns),
+       (SELECT count(*) FROM due) = $4::bigint OR (SELECT count(*) FROM taken) < (SELECT count(*) FROM due),
        (SELECT count(*) FROM counted), EXISTS (SELECT FROM tokenalert.budgets WHERE NOT counted), s.*
 FROM (SELECT) one LEFT JOIN (
 	SELECT ` + candidateColumns + `

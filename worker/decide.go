@@ -49,7 +49,7 @@ func (r rules) decideAll(kind store.Kind, now time.Time, candidates []store.Cand
 		c := &candidates[i]
 		if r.most > 0 && len(decisions) >= r.most {
 			if _, _, changed := r.crossed(now, c); changed {
-				decisions = append(decisions, decisionOn(c))
+				decisions = append(decisions, c.Decision())
 			}
 		} else if d, changed := r.decide(kind, now, c); changed {
 			decisions = append(decisions, d)
@@ -72,7 +72,7 @@ func (r rules) decide(kind store.Kind, now time.Time, c *store.Candidate) (store
 	if len(marks) > 0 {
 		highestMark = marks[len(marks)-1]
 	}
-	decision := decisionOn(c)
+	decision := c.Decision()
 	decision.Marks, decision.PolicySeen = append(marks, crossed...), c.Stale
 	slices.Sort(decision.Marks)
 	if !now.Before(c.PeriodEnd) && kind != store.Window {
@@ -90,15 +90,6 @@ func (r rules) decide(kind store.Kind, now time.Time, c *store.Candidate) (store
 		decision.Alerts = append(decision.Alerts, r.alert(now, c, threshold, reason))
 	}
 	return decision, true
-}
-
-// decisionOn is one that says nothing yet.
-func decisionOn(c *store.Candidate) store.Decision {
-	d := store.Decision{UserID: c.UserID, PeriodStart: c.PeriodStart, TimeZone: c.TimeZone}
-	if c.OfBudget() {
-		d.OrganizationID = c.OrganizationID
-	}
-	return d
 }
 
 // crossed are the marks that stay, ascending, and the thresholds that are newly
