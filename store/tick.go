@@ -23,8 +23,8 @@ const (
 	Window Kind = "window"
 )
 
-// How long a tick may take. An ordinary one is bounded well below; a full count
-// reads two months of rows. No sleeper may live as long as ticks are kept, so
+// How long a tick's statement may take. An ordinary one is bounded well below; a
+// full count reads two months of rows. No sleeper may live as long as ticks are kept, so
 // that none can take up the id of a pruned one.
 const (
 	windowTimeout = time.Minute
@@ -134,6 +134,10 @@ type TickRequest struct {
 	// Corrected bounds the users whose corrections it deals with, each of whom may
 	// have a month counted anew; 0: MaxCorrections.
 	Corrected int64
+	// Timeouts are how many in a row before this one took longer than they might:
+	// see IsTimeout. Each has a window tick take twice as long, up to a full count's
+	// half an hour, since one transaction, or one user's month, cannot be sliced.
+	Timeouts int
 }
 
 // TickResult says what a tick did.
@@ -181,9 +185,9 @@ type SetAside struct {
 // ErrCollided, ErrRewritten, ErrNeedsFull, ErrForeignChain, ErrReadOnly, and
 // IsTransient and IsData.
 func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickResult, error) {
-	timeout := windowTimeout
-	if q.Kind != Window {
-		timeout = fullTimeout
+	timeout := fullTimeout
+	if q.Kind == Window {
+		timeout = min(windowTimeout<<min(q.Timeouts, 10), fullTimeout)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout+10*time.Second)
 	defer cancel()

@@ -46,6 +46,7 @@ type loop struct {
 	added    []int32
 	slice    int64 // rows of a tick
 	correct  int64 // users whose corrections a tick deals with
+	timeouts int   // of the last ticks in a row
 	isolated bool
 	aside    map[store.Subject]time.Time // whose data made a statement fail, and until when
 

@@ -47,7 +47,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if err != nil {
 		return l.recover(ctx, kind, err)
 	}
-	l.failures = 0
+	l.failures, l.timeouts = 0, 0
 	l.lastGood = time.Now()
 	l.health.Beat()
 	l.health.DatabaseOK(l.lastGood)
@@ -96,7 +96,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 			l.beginBudgets()
 		}
 	}
-	if kind != store.Window {
+	if kind != store.Window || l.timeouts > 0 {
 		defer l.beatMeanwhile()()
 	}
 	r := rules{
@@ -120,6 +120,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		Slice:     l.slice,
 		Decisions: decisionsPerTick,
 		Corrected: l.correct,
+		Timeouts:  l.timeouts,
 		Worker:    l.config.WorkerName,
 		// No longer than it takes to lose the lead.
 		IdleTimeout: l.config.LeadTimeout,
@@ -136,9 +137,8 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 	return result, err
 }
 
-// beatMeanwhile keeps the loop alive to /livez through a full count, which may
-// rightly take longer than a loop may be silent, until the returned function is
-// called.
+// beatMeanwhile keeps the loop alive to /livez through a tick that may rightly take
+// longer than a loop may be silent, until the returned function is called.
 func (l *loop) beatMeanwhile() func() {
 	counted, done := context.WithCancel(context.Background())
 	finished := make(chan struct{})
@@ -210,6 +210,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 		l.isolated = true
 	}
 	if store.IsTimeout(err) { // as much again would take as long: nobody would be told
+		l.timeouts++
 		l.slice, l.correct = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.correct, 0.1, 1, store.MaxCorrections)
 	}
 	return true, l.failed(kind, err), nil
