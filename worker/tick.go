@@ -267,7 +267,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	if result.Recounts > 0 {
 		l.metrics.Recounts.Add(float64(result.Counted))
 		l.log.Info("corrected periods counted anew", Event(EventRecountDone),
-			zap.Int64("users", result.Recounts), zap.Int64("periods", result.Counted))
+			zap.Int64("users", result.Corrected), zap.Int64("periods", result.Counted))
 	}
 	if n := len(result.Held); n > 0 {
 		l.metrics.UsersDeferred.Add(float64(n))
