@@ -155,7 +155,8 @@ type TickResult struct {
 	// Corrected are the users whom they were about, and Correcting is how long it took.
 	Corrected  int64
 	Correcting time.Duration
-	Counted    int64 // periods counted anew
+	Telling    time.Duration // how long the decisions took, if there were any
+	Counted    int64         // periods counted anew
 	Left       int64 // users and periods left to the next ticks to decide
 	// BudgetBegins says that not all is counted of some budget: see BeginBudgets.
 	BudgetBegins bool
@@ -229,11 +230,16 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 			}
 		}
 	}
+	began := time.Now()
 	decisions := decide(q.Kind, result.Now, candidates)
 	if err := readAdmins(ctx, conn, q, decisions); err != nil {
 		return result, err
 	}
-	return result, write(ctx, conn, q, &result, decisions, later)
+	err = write(ctx, conn, q, &result, decisions, later)
+	if len(decisions) > 0 {
+		result.Telling = time.Since(began)
+	}
+	return result, err
 }
 
 // begin opens the tick's transaction and sets what it needs for itself alone,

@@ -21,6 +21,23 @@ func TestThePauseGrowsWithWhatATickFinds(t *testing.T) {
 		{400, 40 * time.Millisecond},
 		{1_000_000, 40 * time.Millisecond},
 	} {
-		assert.Equal(t, tt.want, pauseAfter(2*time.Millisecond, tt.rows), "%d rows", tt.rows)
+		assert.Equal(t, tt.want, pauseAfter(2*time.Millisecond, time.Millisecond, tt.rows, 0), "%d rows", tt.rows)
+	}
+}
+
+func TestThePauseIsShortAfterATickThatTold(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		counting   time.Duration
+		rows, told int64
+		want       time.Duration
+	}{
+		{2 * time.Millisecond, 1, 1, 3 * time.Millisecond},
+		{2 * time.Millisecond, 1, 3, 3 * time.Millisecond}, // three thresholds at once
+		{90 * time.Millisecond, 1000, 1000, 3 * time.Millisecond},
+		{90 * time.Millisecond, 1000, 900, 9 * 5 * time.Millisecond},
+		{90 * time.Millisecond, 1000, 1, 89_910 * time.Microsecond * 20},
+	} {
+		assert.Equal(t, tt.want, pauseAfter(tt.counting, time.Millisecond, tt.rows, tt.told), "%+v", tt)
 	}
 }

@@ -78,11 +78,24 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		l.planned = true
 		return true, l.config.PauseMin, nil
 	}
-	return true, min(max(pauseAfter(took, result.Rows), l.config.PauseMin), l.config.PauseMax), nil
+	counting := took - result.Telling
+	if l.least == 0 || counting < l.least {
+		l.least = counting
+	}
+	pause := pauseAfter(counting, l.least, result.Rows, int64(written(result.Outcomes)))
+	return true, min(max(pause, l.config.PauseMin), l.config.PauseMax), nil
 }
 
-func pauseAfter(took time.Duration, rows int64) time.Duration {
-	return took * time.Duration(min(max(rows/rowsPerPause, pausePerCost), pausePerCostMax))
+// pauseAfter follows a tick that counted so many rows for so long, of which so many
+// told somebody. Each of those costs as much in a few ticks as in many, so that for
+// them the pause need only be long beside what a tick costs by itself: the least
+// that one has taken to count.
+func pauseAfter(counting, least time.Duration, rows, told int64) time.Duration {
+	untold := max(rows-told, 0)
+	if rows > 0 {
+		counting = counting * time.Duration(untold) / time.Duration(rows)
+	}
+	return max(counting*time.Duration(min(max(untold/rowsPerPause, pausePerCost), pausePerCostMax)), least*pausePerCost)
 }
 
 func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
