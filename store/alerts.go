@@ -166,6 +166,9 @@ SELECT clock_timestamp(), ARRAY(
 // are to be taken later it leaves to other ticks.
 func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult, decisions, later []Decision) error {
 	batch := &pgx.Batch{}
+	if q.Kind == Window && q.Timeouts > 0 { // to write less takes less, and holds users of the host
+		batch.Queue("SELECT set_config('statement_timeout', $1, true)", fmt.Sprintf("%dms", windowTimeout.Milliseconds()))
+	}
 	if q.Settings != nil {
 		q.Settings.queue(batch)
 	}

@@ -100,8 +100,13 @@ func IsTransient(err error) bool {
 	return false
 }
 
+// errNoConnection is of a tick that did not begin.
+var errNoConnection = errors.New("acquire connection")
+
 // IsTimeout reports whether a tick, or a statement of it, took longer than it may.
-func IsTimeout(err error) bool { return SQLState(err) == codeCanceled || pgconn.Timeout(err) }
+func IsTimeout(err error) bool {
+	return SQLState(err) == codeCanceled || pgconn.Timeout(err) && !errors.Is(err, errNoConnection)
+}
 
 // IsRefused reports whether the server understood us and will refuse the next
 // attempt as well: authentication (class 28), an unknown database (3D000),

@@ -105,3 +105,10 @@ func (s *Store) Trace(ctx context.Context, w io.Writer) (stop func(), err error)
 	frontend.Trace(w, pgproto3.TracerOptions{SuppressTimestamps: true})
 	return frontend.Untrace, nil
 }
+
+// BeginLong opens the transaction of a tick that may take longer than others.
+func BeginLong(ctx context.Context, conn *pgx.Conn) error {
+	batch := &pgx.Batch{}
+	begin(batch, Window, 2*windowTimeout, minIdleTimeout)
+	return conn.SendBatch(ctx, batch).Close()
+}

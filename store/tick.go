@@ -134,9 +134,10 @@ type TickRequest struct {
 	// Corrected bounds the users whose corrections it deals with, each of whom may
 	// have a month counted anew; 0: MaxCorrections.
 	Corrected int64
-	// Timeouts are how many in a row before this one took longer than they might:
-	// see IsTimeout. Each has a window tick take twice as long, up to a full count's
-	// half an hour, since one transaction, or one user's month, cannot be sliced.
+	// Timeouts are how many before this one, since the last that succeeded, took
+	// longer than they might: see IsTimeout. Each has a window tick count for twice
+	// as long, up to a full count's half an hour, since one transaction, or one user's
+	// month, cannot be sliced.
 	Timeouts int
 }
 
@@ -157,7 +158,7 @@ type TickResult struct {
 	Correcting time.Duration
 	Telling    time.Duration // how long the decisions took, if there were any
 	Counted    int64         // periods counted anew
-	Left       int64 // users and periods left to the next ticks to decide
+	Left       int64         // users and periods left to the next ticks to decide
 	// BudgetBegins says that not all is counted of some budget: see BeginBudgets.
 	BudgetBegins bool
 
@@ -194,7 +195,7 @@ func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickRes
 	defer cancel()
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
-		return TickResult{}, fmt.Errorf("acquire connection: %w", err)
+		return TickResult{}, fmt.Errorf("%w: %w", errNoConnection, err)
 	}
 	defer conn.Release()
 	result, err := tick(ctx, conn, q, timeout, decide)
@@ -246,6 +247,10 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 // since a pooler may hand the session to others. Plans must not change with
 // stale statistics. row_security = off turns a policy that would silently hide
 // rows into an error (manual 5.9).
+//
+// A tick that may take long notices when its worker is gone, whose locks would keep
+// the next leader waiting (client_connection_check_interval, manual 20.3.2). Not all
+// systems can look for that; Linux can.
 func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 	seqscan := "off"
 	if kind != Window {
@@ -255,8 +260,9 @@ func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 	batch.Queue(`SELECT set_config('lock_timeout', '100ms', true), set_config('statement_timeout', $1, true),
 		set_config('idle_in_transaction_session_timeout', $3, true), set_config('enable_seqscan', $2, true),
 		set_config('jit', 'off', true), set_config('work_mem', '32MB', true), set_config('row_security', 'off', true),
-		set_config('plan_cache_mode', 'force_generic_plan', true)`,
-		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan, fmt.Sprintf("%dms", idle.Milliseconds()))
+		set_config('plan_cache_mode', 'force_generic_plan', true),
+		CASE WHEN $4 AND version() LIKE '%linux%' THEN set_config('client_connection_check_interval', $3, true) END`,
+		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan, fmt.Sprintf("%dms", idle.Milliseconds()), timeout > windowTimeout)
 }
 
 // lookUp is for what follows a count of everything, which alone reads tables in

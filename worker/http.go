@@ -68,7 +68,7 @@ type databaseState struct {
 
 // HealthBounds says how old a sign of life may be.
 type HealthBounds struct {
-	Live   time.Duration // the loop's last beat; longer than the longest tick, which is a minute
+	Live   time.Duration // the loop's last beat; longer than the longest tick, which is a minute, but where the loop beats meanwhile
 	Answer time.Duration // the database's last answer; longer than the pings' interval
 	Tick   time.Duration // the leader's last tick; longer than the bell's renewal
 }

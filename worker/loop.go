@@ -21,9 +21,9 @@ const (
 	// pollFirst is the pause between looks without a bell, before it backs off
 	// to TOKENALERT_PAUSE_MAX.
 	pollFirst = 50 * time.Millisecond
-	// The pause after a tick, in what the tick took. A tick costs much the same for
-	// one row as for many. So ticking takes a quarter of the time at most where
-	// few rows come, and each alert is worth it; and a twentieth where hundreds
+	// The pause after a tick, in what it took to count: see pauseAfter. A tick costs
+	// much the same for one row as for many. So counting those that tell nobody takes
+	// a quarter of the time at most where few come, and a twentieth where hundreds
 	// come between two ticks, and the host's CPU may be the limit.
 	pausePerCost, pausePerCostMax = 3, 20
 	// rowsPerPause is for how many rows found the pause is longer by one cost.
@@ -46,7 +46,8 @@ type loop struct {
 	added    []int32
 	slice    int64 // rows of a tick
 	correct  int64 // users whose corrections a tick deals with
-	timeouts int   // of the last ticks in a row
+	decide   int64 // users and periods that it decides on
+	timeouts int   // of ticks since the last that succeeded
 	isolated bool
 	aside    map[store.Subject]time.Time // whose data made a statement fail, and until when
 
@@ -64,7 +65,7 @@ type loop struct {
 func (w *Worker) newLoop(b *bell) *loop {
 	return &loop{
 		Worker: w, bell: b, begin: make(chan struct{}, 1),
-		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), correct: store.MaxCorrections,
+		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), correct: store.MaxCorrections, decide: decisionsPerTick,
 	}
 }
 

@@ -82,20 +82,35 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if l.least == 0 || counting < l.least {
 		l.least = counting
 	}
-	pause := pauseAfter(counting, l.least, result.Rows, int64(written(result.Outcomes)))
+	pause := pauseAfter(counting, l.least, result.Rows, rowsThatTold(result.Outcomes))
 	return true, min(max(pause, l.config.PauseMin), l.config.PauseMax), nil
 }
 
 // pauseAfter follows a tick that counted so many rows for so long, of which so many
 // told somebody. Each of those costs as much in a few ticks as in many, so that for
-// them the pause need only be long beside what a tick costs by itself: the least
-// that one has taken to count.
+// them the pause need only be long beside what a tick costs before it tells: the
+// least that one has taken to count. (Waiting for the disk is no work for the CPU.)
 func pauseAfter(counting, least time.Duration, rows, told int64) time.Duration {
 	untold := max(rows-told, 0)
+	cost := float64(counting)
 	if rows > 0 {
-		counting = counting * time.Duration(untold) / time.Duration(rows)
+		cost *= float64(untold) / float64(rows)
 	}
-	return max(counting*time.Duration(min(max(untold/rowsPerPause, pausePerCost), pausePerCostMax)), least*pausePerCost)
+	costs := min(max(untold/rowsPerPause, pausePerCost), pausePerCostMax)
+	return max(time.Duration(cost)*time.Duration(costs), least*pausePerCost)
+}
+
+// rowsThatTold counts the rows of a tick that each told a user: one is told of the
+// highest threshold that they crossed, and for corrections and budgets there is no
+// row of their own.
+func rowsThatTold(outcomes []store.Outcome) int64 {
+	n := int64(0)
+	for _, o := range outcomes {
+		if o.Inserted && o.Reason == "" && o.Newest != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
@@ -123,7 +138,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		channels:   l.channels,
 	}
 	if kind == store.Window {
-		r.most = decisionsPerTick
+		r.most = int(l.decide)
 	}
 	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
@@ -131,7 +146,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		Periods:   l.periods,
 		Floor:     l.config.Thresholds[0],
 		Slice:     l.slice,
-		Decisions: decisionsPerTick,
+		Decisions: int(l.decide),
 		Corrected: l.correct,
 		Timeouts:  l.timeouts,
 		Worker:    l.config.WorkerName,
@@ -224,13 +239,14 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	}
 	if store.IsTimeout(err) { // as much again would take as long: nobody would be told
 		l.timeouts++
-		l.slice, l.correct = scaled(l.slice, 0.5, minSlice, maxSlice), scaled(l.correct, 0.1, 1, store.MaxCorrections)
+		l.slice = scaled(l.slice, 0.5, minSlice, maxSlice)
+		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
 	}
 	return true, l.failed(kind, err), nil
 }
 
 // adapt moves the slice toward what takes as long as a tick should, and after
-// timeouts has more users corrected in a tick again, where that is short.
+// timeouts has more users corrected and told in a tick again, where that is short.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
@@ -241,6 +257,9 @@ func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	}
 	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
 		l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
+	}
+	if result.Telling < l.config.TickTarget {
+		l.decide = scaled(l.decide, 2, 1, decisionsPerTick)
 	}
 }
 

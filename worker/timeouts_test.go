@@ -3,11 +3,37 @@ package worker_test
 import (
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/worker"
 )
+
+// Of those who cross a tick decides on fewer where telling takes too long.
+func TestMoreAlertsThanATickHasTimeFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	users := make([]uuid.UUID, 25)
+	for i := range users {
+		users[i] = w.user(1000)
+	}
+	r := w.start()
+	w.settle()
+	w.ownerExec(`CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF (SELECT count(*) > 3 FROM told) THEN
+			RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = 'query_canceled';
+		END IF;
+		RETURN NULL;
+	END $$`)
+	w.ownerExec("CREATE TRIGGER slow AFTER INSERT ON notifications REFERENCING NEW TABLE AS told FOR EACH STATEMENT EXECUTE FUNCTION public.slow()")
+	w.ownerExec(`INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, input_tokens, output_tokens) SELECT u, $2, 850, 850, 0 FROM unnest($1::uuid[]) AS u`, users, w.org)
+	w.settle()
+	for _, u := range users {
+		assert.Equal(t, []int{80}, w.told(u))
+	}
+	assert.NotEmpty(t, r.lines(worker.EventTickFailed), "the trigger was not met")
+}
 
 // What cannot be sliced, as one transaction, is counted by a tick that may take as
 // long as it needs.
