@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"tokenalert/store"
 )
 
 func TestThePauseGrowsWithWhatATickFinds(t *testing.T) {
@@ -39,4 +41,15 @@ func TestThePauseIsShortAfterATickThatTold(t *testing.T) {
 	} {
 		assert.Equal(t, tt.want, pauseAfter(tt.counting, time.Millisecond, tt.rows, tt.told), "%+v", tt)
 	}
+}
+
+func TestRowsThatToldAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	newest := time.Now()
+	told := store.Outcome{Inserted: true, Alert: store.Alert{Newest: &newest}}
+	superseded, before, corrected := told, told, told
+	superseded.Reason = string(ReasonSuperseded)
+	before.Inserted = false
+	corrected.Newest = nil
+	assert.EqualValues(t, 1, rowsThatTold([]store.Outcome{superseded, superseded, told, before, corrected}))
 }
