@@ -60,6 +60,10 @@ type Alert struct {
 	Admins         []AdminNotice
 }
 
+// OfRow reports whether the user is told for a row of the window, not for a
+// correction; nor is a budget's.
+func (a *Alert) OfRow() bool { return a.Reason == "" && a.Newest != nil }
+
 // An AdminNotice tells an admin of somebody's alert. Its ID derives from the
 // alert's key and the admin's id.
 type AdminNotice struct {
@@ -167,7 +171,7 @@ SELECT clock_timestamp(), ARRAY(
 func write(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult, decisions, later []Decision) error {
 	batch := &pgx.Batch{}
 	if q.Kind == Window && q.Timeouts > 0 { // to write less takes less, and holds users of the host
-		batch.Queue("SELECT set_config('statement_timeout', $1, true)", fmt.Sprintf("%dms", windowTimeout.Milliseconds()))
+		batch.Queue("SELECT set_config('statement_timeout', $1, true)", inMilliseconds(windowTimeout))
 	}
 	if q.Settings != nil {
 		q.Settings.queue(batch)
@@ -372,7 +376,7 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 	var newest []time.Time
 	for _, d := range decisions {
 		for _, a := range d.Alerts {
-			if a.Reason == "" && a.Newest != nil {
+			if a.OfRow() {
 				users, newest = append(users, d.UserID), append(newest, *a.Newest)
 			}
 		}
@@ -389,7 +393,7 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		for i := range result.Outcomes {
 			o := &result.Outcomes[i]
 			n := slices.Index(users, o.UserID)
-			if n < 0 || o.Reason != "" || !o.Inserted || o.Newest == nil {
+			if n < 0 || !o.Inserted || !o.OfRow() {
 				continue
 			}
 			since := *o.Newest

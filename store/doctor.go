@@ -181,7 +181,7 @@ func (e *examination) look(ctx context.Context, f func(pgx.Tx) error) error {
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	_, err = tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', '1s', true),
-		set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`, fmt.Sprint(statementWithin.Milliseconds()))
+		set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`, inMilliseconds(statementWithin))
 	if err != nil {
 		return fmt.Errorf("prepare to look: %w", err)
 	}

@@ -93,7 +93,7 @@ func (s *Store) Explain(ctx context.Context, user string) (Account, error) {
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', $1, true),
 			set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)`,
-			fmt.Sprintf("%dms", explainTimeout.Milliseconds())); err != nil {
+			inMilliseconds(explainTimeout)); err != nil {
 			return err
 		}
 		id, err := findUser(ctx, tx, user)

@@ -24,8 +24,8 @@ const (
 )
 
 // How long a tick's statement may take. An ordinary one is bounded well below; a
-// full count reads two months of rows. No sleeper may live as long as ticks are kept, so
-// that none can take up the id of a pruned one.
+// full count reads two months of rows. No sleeper may live as long as ticks are
+// kept, so that none can take up the id of a pruned one.
 const (
 	windowTimeout = time.Minute
 	fullTimeout   = 30 * time.Minute
@@ -262,8 +262,11 @@ func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 		set_config('jit', 'off', true), set_config('work_mem', '32MB', true), set_config('row_security', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true),
 		CASE WHEN $4 AND version() LIKE '%linux%' THEN set_config('client_connection_check_interval', $3, true) END`,
-		fmt.Sprintf("%dms", timeout.Milliseconds()), seqscan, fmt.Sprintf("%dms", idle.Milliseconds()), timeout > windowTimeout)
+		inMilliseconds(timeout), seqscan, inMilliseconds(idle), timeout > windowTimeout)
 }
+
+// inMilliseconds is d as a setting of the server.
+func inMilliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
 
 // lookUp is for what follows a count of everything, which alone reads tables in
 // full.

@@ -53,13 +53,13 @@ type loop struct {
 
 	begin chan struct{} // pokes beginBudgets
 
-	unrung   bool          // a look found usage while asleep, and no ring had come for it
-	least    time.Duration // that counting has taken a tick; 0: not known
-	planned  bool          // a tick has found work: what the next ones cost is work alone
-	behind   bool          // the last tick left rows to the next
+	unrung   bool // a look found usage while asleep, and no ring had come for it
+	planned  bool // a tick has found work: what the next ones cost is work alone
+	behind   bool // the last tick left rows to the next
 	failures int
-	looked   time.Time // when the server was asked what it still allows
-	lastGood time.Time // when a tick last succeeded or found nothing
+	least    time.Duration // that counting has taken a tick; 0: not known
+	looked   time.Time     // when the server was asked what it still allows
+	lastGood time.Time     // when a tick last succeeded or found nothing
 }
 
 func (w *Worker) newLoop(b *bell) *loop {

@@ -106,7 +106,7 @@ func pauseAfter(counting, least time.Duration, rows, told int64) time.Duration {
 func rowsThatTold(outcomes []store.Outcome) int64 {
 	n := int64(0)
 	for _, o := range outcomes {
-		if o.Inserted && o.Reason == "" && o.Newest != nil {
+		if o.Inserted && o.OfRow() {
 			n++
 		}
 	}
