@@ -303,12 +303,12 @@ SELECT ARRAY(SELECT id FROM inserted),
 
 func queueBudgetDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
 	var (
-		ids, orgs, notifications, markOrgs []uuid.UUID
+		ids, orgs, notifications, markOrgs uuids
 		starts, ends, markStarts           []time.Time
 		thresholds, admins                 []int32
 		limits, used, tenths, seen         []int64
 		reasons, marks                     []string
-		noticeIDs, noticeAlerts, told      []uuid.UUID
+		noticeIDs, noticeAlerts, told      uuids
 		titles, bodies, links              []string
 	)
 	for _, d := range decisions {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Periods are the bounds of the periods around now for each reset day, worked
@@ -20,12 +21,24 @@ type Periods struct {
 	begins     bool     // not all is counted of one of them
 	validUntil time.Time
 
-	// Consecutive edges enclose no period's start for any reset day.
-	edges []time.Time
 	// Five for each reset day of each zone, ascending: the starts of the period before the
 	// previous one, the previous, the current and the next, and the next one's
 	// end. Totals are complete from the second on.
 	bounds []time.Time
+
+	// As every tick sends them: edges, of which two consecutive ones enclose no
+	// period's start for any reset day, bounds, and zones.
+	sent []any
+}
+
+// instantsOf are times as a parameter. pgx writes pointers to what it knows as they
+// are, where it would take memory twice for each time.Time.
+func instantsOf(times []time.Time) pgtype.FlatArray[*pgtype.Timestamptz] {
+	instants := make(pgtype.FlatArray[*pgtype.Timestamptz], len(times))
+	for i, t := range times {
+		instants[i] = &pgtype.Timestamptz{Time: t, Valid: true}
+	}
+	return instants
 }
 
 // boundsPerDay is how many bounds each reset day has.
@@ -102,7 +115,7 @@ func (s *Store) Periods(ctx context.Context, zone string) (*Periods, error) {
 		return nil, fmt.Errorf("period bounds: %w", err)
 	}
 	p.zones = append(p.zones, unknown...)
-	p.edges = edgesBetween(from, to, p.bounds)
+	p.sent = []any{instantsOf(edgesBetween(from, to, p.bounds)), instantsOf(p.bounds), p.zones}
 	return p, nil
 }
 

@@ -1,5 +1,7 @@
 package store
 
+import "slices"
+
 // placeRows turns fresh (user_id, created_at, amount) into placed, one row per
 // user and period. Rows are first summed per user and per stretch of time in
 // which no period begins ($1, see Periods), so that the calendar is consulted
@@ -143,7 +145,7 @@ func worthDeciding(limit string) string {
 
 // placing are the parameters of placeRows, in their order, and more.
 func (p *Periods) placing(more ...any) []any {
-	return append([]any{p.edges, p.bounds, p.zones}, more...)
+	return slices.Concat(p.sent, more)
 }
 
 // parameters are those of placeRows and worthDeciding, in their order.

@@ -72,7 +72,7 @@ func queueDeliveries(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 }
 
 func queueDeliveriesBy(statement string, batch *pgx.Batch, tick *TickResult, decisions []Decision) {
-	var alerts []uuid.UUID
+	var alerts uuids
 	var channels []string
 	var admins []*uuid.UUID
 	var zones []*string

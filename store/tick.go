@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -387,7 +388,7 @@ func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, candidates []Ca
 func scanCandidates(rows pgx.Rows, header []any, anew bool) ([]Candidate, error) {
 	var candidates []Candidate
 	var (
-		user, org   *uuid.UUID
+		user, org   pgtype.UUID
 		name        *string
 		start, end  *time.Time
 		used, limit *int64
@@ -408,17 +409,14 @@ func scanCandidates(rows pgx.Rows, header []any, anew bool) ([]Candidate, error)
 			&policy.adminsFrom)
 	)
 	_, err := pgx.ForEachRow(rows, destinations, func() error {
-		if org == nil { // nobody, or nobody who can be told: an alert belongs to an organization
+		if !org.Valid { // nobody, or nobody who can be told: an alert belongs to an organization
 			return nil
 		}
 		c := Candidate{
-			OrganizationID: *org, Language: language, PeriodStart: *start, PeriodEnd: *end,
+			UserID: user.Bytes, OrganizationID: org.Bytes, Language: language, PeriodStart: *start, PeriodEnd: *end,
 			TokensUsed: *used, Marks: marks, Told: told, Newest: newest, Anew: anew,
 			Thresholds: policy.thresholds, Added: policy.added, Channels: policy.channels, OrganizationLanguage: policy.orgs, Muted: *policy.muted,
 			AdminsFrom: *policy.adminsFrom, TimeZone: policy.zone,
-		}
-		if user != nil {
-			c.UserID = *user
 		}
 		if policy.stale != nil {
 			c.Stale = *policy.stale
