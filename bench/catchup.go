@@ -31,6 +31,9 @@ type catchUpPlay struct {
 // would take most of the time.
 const rowsPerTransaction = 1000
 
+// loaders are the sessions that write it.
+const loaders = 2
+
 // writersRate is how many rows a second the host goes on to write meanwhile.
 const writersRate = 100
 
@@ -143,24 +146,42 @@ func goOnWriting(ctx context.Context, db *database) error {
 
 // load writes the backlog, past the worker, which is dead.
 func (c *catchUp) load(ctx context.Context, db *database, b backlog, seed uint64) error {
-	chance := rand.New(rand.NewPCG(seed, 1))
-	law := rand.NewZipf(chance, 1.1, 1, uint64(b.Users-1))
 	now := time.Now()
-	for from := 0; from < b.Rows; from += rowsPerTransaction {
+	group, loading := errgroup.WithContext(ctx)
+	for k := range loaders {
+		group.Go(func() error {
+			conn, err := pgx.Connect(loading, db.hostURL())
+			if err != nil {
+				return err
+			}
+			defer func() { _ = conn.Close(ctx) }() // all has committed, or the error says why not
+			return loadEvery(loading, conn, db, b, now, k, rand.New(rand.NewPCG(seed, uint64(k))))
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	// Statistics would come by themselves sooner or later, and differ by luck.
+	_, err := db.control.Exec(ctx, "ANALYZE")
+	return err
+}
+
+// loadEvery writes the transactions of the k-th loader.
+func loadEvery(ctx context.Context, conn *pgx.Conn, db *database, b backlog, at time.Time, k int, chance *rand.Rand) error {
+	law := rand.NewZipf(chance, 1.1, 1, uint64(b.Users-1))
+	for from := k * rowsPerTransaction; from < b.Rows; from += loaders * rowsPerTransaction {
 		n := min(rowsPerTransaction, b.Rows-from)
-		err := logCalls(ctx, db.control, n, func(i int) (user, int, time.Time) {
+		err := logCalls(ctx, conn, n, func(i int) (user, int, time.Time) {
 			who := (from + i) % b.Users
 			if b.Law == zipf {
 				who = int(law.Uint64())
 			}
-			return db.users[who], 1 + chance.IntN(tokensPerCall), now
+			return db.users[who], 1 + chance.IntN(tokensPerCall), at
 		})
 		if err != nil {
 			return err
 		}
 		db.rows.Add(int64(n))
 	}
-	// Statistics would come by themselves sooner or later, and differ by luck.
-	_, err := db.control.Exec(ctx, "ANALYZE")
-	return err
+	return nil
 }
