@@ -144,19 +144,17 @@ func goOnWriting(ctx context.Context, db *database) error {
 	return nil
 }
 
-// load writes the backlog, past the worker, which is dead.
+// load writes the backlog, past the worker, which is dead. Each session writes of
+// its own share of the users: two jobs of one user wait for each other.
 func (c *catchUp) load(ctx context.Context, db *database, b backlog, seed uint64) error {
 	now := time.Now()
 	group, loading := errgroup.WithContext(ctx)
 	for k := range loaders {
-		group.Go(func() error {
-			conn, err := pgx.Connect(loading, db.hostURL())
-			if err != nil {
-				return err
-			}
-			defer func() { _ = conn.Close(ctx) }() // all has committed, or the error says why not
-			return loadEvery(loading, conn, db, b, now, k, rand.New(rand.NewPCG(seed, uint64(k))))
-		})
+		share := func(n int) (from, to int) { return n * k / loaders, n * (k + 1) / loaders }
+		first, last := share(b.Users)
+		from, to := share(b.Rows)
+		l := loader{db, db.users[first:last], now, rand.New(rand.NewPCG(seed, uint64(k)))}
+		group.Go(func() error { return l.load(loading, to-from, b.Law) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -166,22 +164,34 @@ func (c *catchUp) load(ctx context.Context, db *database, b backlog, seed uint64
 	return err
 }
 
-// loadEvery writes the transactions of the k-th loader.
-func loadEvery(ctx context.Context, conn *pgx.Conn, db *database, b backlog, at time.Time, k int, chance *rand.Rand) error {
-	law := rand.NewZipf(chance, 1.1, 1, uint64(b.Users-1))
-	for from := k * rowsPerTransaction; from < b.Rows; from += loaders * rowsPerTransaction {
-		n := min(rowsPerTransaction, b.Rows-from)
+// A loader writes rows of some users.
+type loader struct {
+	db     *database
+	users  []user
+	at     time.Time
+	chance *rand.Rand
+}
+
+func (l loader) load(ctx context.Context, rows int, law string) error {
+	conn, err := pgx.Connect(ctx, l.db.hostURL())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all has committed, or the error says why not
+	favoured := rand.NewZipf(l.chance, 1.1, 1, uint64(len(l.users)-1))
+	for from := 0; from < rows; from += rowsPerTransaction {
+		n := min(rowsPerTransaction, rows-from)
 		err := logCalls(ctx, conn, n, func(i int) (user, int, time.Time) {
-			who := (from + i) % b.Users
-			if b.Law == zipf {
-				who = int(law.Uint64())
+			who := (from + i) % len(l.users)
+			if law == zipf {
+				who = int(favoured.Uint64())
 			}
-			return db.users[who], 1 + chance.IntN(tokensPerCall), at
+			return l.users[who], 1 + l.chance.IntN(tokensPerCall), l.at
 		})
 		if err != nil {
 			return err
 		}
-		db.rows.Add(int64(n))
+		l.db.rows.Add(int64(n))
 	}
 	return nil
 }

@@ -97,11 +97,15 @@ func (o options) with(wanted func(entry) bool) []entry {
 	return all
 }
 
-// rotated begins with another of them in each turn, so that none is always the
-// first or always comes after the same.
+// rotated begins with another of them in each turn, and goes backwards in every
+// second one, so that none is always the first or always comes after the same.
 func rotated[T any](all []T, turn int) []T {
+	order := slices.Clone(all)
+	if turn%2 == 1 {
+		slices.Reverse(order)
+	}
 	n := turn % max(1, len(all))
-	return slices.Concat(all[n:], all[:n])
+	return slices.Concat(order[n:], order[:n])
 }
 
 //go:embed sql/*.sql

@@ -59,10 +59,15 @@ func (r *results) costFigure(key costKey, competitor string) costFigure {
 
 // latencyFigure is the spread over the rounds of one percentile.
 func (r *results) latencyFigure(rate float64, competitor string, q float64) spread {
+	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 { return percentile(m.Milliseconds, q) })
+}
+
+// latencySpread is the spread over the rounds of what was measured at a rate.
+func (r *results) latencySpread(rate float64, competitor string, of func(latencyPlay) float64) spread {
 	var values []float64
 	for _, m := range r.Latency {
 		if m.Rate == rate && m.Competitor == competitor {
-			values = append(values, percentile(m.Milliseconds, q))
+			values = append(values, of(m))
 		}
 	}
 	return spreadOf(values)

@@ -72,7 +72,7 @@ var (
 		Name: "subset", Rounds: 3,
 		Clients: []int{1, 16}, Histories: []int{0, 100_000}, Turns: 1, Slice: time.Second,
 		Parts: 7,
-		Rates: []float64{20, 200}, RateFor: 3 * time.Second, RateRows: 1000, IdleRows: 3, IdlePause: 1500 * time.Millisecond,
+		Rates: []float64{20, 200, 2000}, RateFor: 3 * time.Second, RateRows: 6000, IdleRows: 3, IdlePause: 1500 * time.Millisecond,
 		Backlogs: []backlog{{200_000, 20_000, evenly}},
 		RestFor:  30 * time.Second, Starts: 10,
 		Growth: growthForm{

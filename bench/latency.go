@@ -17,7 +17,8 @@ import (
 type latencyPlay struct {
 	Round        int       `json:"round"`
 	Competitor   string    `json:"competitor"`
-	Rate         float64   `json:"rows_per_second"` // 0: single rows after a pause
+	Rate         float64   `json:"rows_per_second"` // wanted; 0: single rows after a pause
+	Reached      float64   `json:"reached_rows_per_second"`
 	Milliseconds []float64 `json:"ms"`
 	Unseen       int       `json:"unseen"`
 	LookP50      float64   `json:"look_p50_ms"` // between two looks of the observer
@@ -138,7 +139,8 @@ func (l *latency) measure(ctx context.Context, db *database, users []user, pause
 	}
 	group, going := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
-	for next, i := time.Now(), 0; i < len(users) && going.Err() == nil; i++ {
+	began := time.Now()
+	for next, i := began, 0; i < len(users) && going.Err() == nil; i++ {
 		next = next.Add(pause())
 		time.Sleep(time.Until(next))
 		u := users[i]
@@ -153,7 +155,10 @@ func (l *latency) measure(ctx context.Context, db *database, users []user, pause
 		})
 	}
 	err = group.Wait()
-	return o.close(seenWithin), errors.Join(err, o.err)
+	reached := float64(len(users)) / time.Since(began).Seconds()
+	m := o.close(seenWithin)
+	m.Reached = reached
+	return m, errors.Join(err, o.err)
 }
 
 // warm opens all connections of a pool.

@@ -161,7 +161,7 @@ func (r *results) writeLatency(b *strings.Builder) {
 		looks.Median, looks.Max = max(looks.Median, m.LookP50), max(looks.Max, m.LookP99)
 	}
 	_, _ = fmt.Fprintf(b, "\nIn milliseconds. The observer's looks were %.1f ms apart in the median, and in 99 %% of cases %.1f ms at the most (of all plays, the worst).\n", looks.Median, looks.Max)
-	b.WriteString("\n| | | p50 | p90 | p99 | maximum | rows | alerts |\n|---|---|---:|---:|---:|---:|---:|---|\n")
+	b.WriteString("\n| | | p50 | p90 | p99 | maximum | rows | rows/s reached | alerts |\n|---|---|---:|---:|---:|---:|---:|---:|---|\n")
 	for _, rate := range r.rates() {
 		for _, e := range played(r.Latency, latencyPlay.competitor) {
 			rows, unseen := r.counted(rate, e.key)
@@ -170,10 +170,19 @@ func (r *results) writeLatency(b *strings.Builder) {
 				mark = fmt.Sprintf("**%d never seen**; %s", unseen, mark)
 			}
 			at := func(q float64) string { return r.latencyFigure(rate, e.key, q).show(tenths) }
-			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f | %s | %s |\n", rateName(rate), e.label,
-				at(0.5), at(0.9), at(0.99), r.latencyFigure(rate, e.key, 1).Max, thousands(float64(rows)), mark)
+			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f | %s | %s | %s |\n", rateName(rate), e.label,
+				at(0.5), at(0.9), at(0.99), r.latencyFigure(rate, e.key, 1).Max, thousands(float64(rows)), r.reached(rate, e.key), mark)
 		}
 	}
+}
+
+// reached is at what rate rows came: fewer a second than wanted, where sixteen
+// inserts at once take longer.
+func (r *results) reached(rate float64, competitor string) string {
+	if rate == 0 {
+		return "–"
+	}
+	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 { return m.Reached }).show(thousands)
 }
 
 func (r *results) writeCatchUp(b *strings.Builder) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -56,9 +58,18 @@ func TestSpread(t *testing.T) {
 
 func TestRotated(t *testing.T) {
 	t.Parallel()
-	all := []string{"a", "b", "c"}
-	assert.Equal(t, []string{"a", "b", "c"}, rotated(all, 0))
-	assert.Equal(t, []string{"b", "c", "a"}, rotated(all, 1))
-	assert.Equal(t, []string{"c", "a", "b"}, rotated(all, 5))
+	const turns = 3 // the rounds of the subset
+	all := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+	first, pairs := map[string]int{}, map[string]int{}
+	for turn := range turns {
+		order := rotated(all, turn)
+		assert.ElementsMatch(t, all, order)
+		first[order[0]]++
+		for i := range order[1:] {
+			pairs[order[i]+order[i+1]]++
+		}
+	}
+	assert.Less(t, slices.Max(slices.Collect(maps.Values(first))), turns)
+	assert.Less(t, slices.Max(slices.Collect(maps.Values(pairs))), turns)
 	assert.Empty(t, rotated([]string{}, 3))
 }

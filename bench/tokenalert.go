@@ -39,7 +39,7 @@ func (tokenalert) worker(db *database) *exec.Cmd {
 	cmd := exec.Command(db.binary, "run")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + db.server.URLAs(demo.WorkerRole, db.name),
-		"TOKENALERT_HTTP_ADDRESS=off", "TOKENALERT_LOG_FORMAT=json",
+		"TOKENALERT_HTTP_ADDRESS=127.0.0.1:0", "TOKENALERT_LOG_FORMAT=json",
 	}
 	if db.logTicks {
 		cmd.Env = append(cmd.Env, "TOKENALERT_LOG_LEVEL=debug")
