@@ -121,7 +121,7 @@ func (c *catchUp) playOne(ctx context.Context, db *database, b backlog, round in
 	}
 	m.Lost = v.Lost > 0 || v.Unfinished
 	c.results.CatchUp = append(c.results.CatchUp, m)
-	c.step("%s, %s: %s rows in %.1f s, %.0f rows/s, %d MB", b, db.key, thousands(float64(m.Rows)), m.Seconds, m.Rate, m.PeakBytes>>20)
+	c.step("%s, %s: %s rows in %.1f s, %.0f rows/s, %d MB", b, db.key, thousands(float64(m.Rows)), m.Seconds, m.Rate, m.PeakBytes/1e6)
 	return nil
 }
 

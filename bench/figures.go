@@ -104,7 +104,7 @@ func (r *results) catchUpFigure(b backlog, competitor string) catchUpFigure {
 		f.lost = f.lost || m.Lost
 		rows = append(rows, float64(m.Rows))
 		rates, seconds, longest = append(rates, m.Rate), append(seconds, m.Seconds), append(longest, orNaN(m.LongestTick))
-		megabytes = append(megabytes, orNaN(float64(m.PeakBytes)/(1<<20)))
+		megabytes = append(megabytes, orNaN(float64(m.PeakBytes)/1e6))
 		for _, base := range r.CatchUp {
 			if base.Backlog == b && base.Round == m.Round && base.Competitor == ratioOf {
 				ratios = append(ratios, m.Rate/base.Rate)

@@ -264,7 +264,7 @@ func (r *results) writeGrowth(b *strings.Builder) {
 		b.WriteString("\n| | tick, ms | CPU, ms | buffers | dead rows of totals | their table, MB |\n|---|---:|---:|---:|---:|---:|\n")
 		for _, s := range h.Stages {
 			_, _ = fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.1f |\n", s.Name, spreadOf(s.Milliseconds).show(hundredths), spreadOf(s.CPU).show(hundredths),
-				thousands(float64(s.Buffers)), thousands(float64(s.Dead)), float64(s.Bytes)/(1<<20))
+				thousands(float64(s.Buffers)), thousands(float64(s.Dead)), float64(s.Bytes)/1e6)
 		}
 	}
 }
