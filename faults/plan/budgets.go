@@ -233,7 +233,7 @@ func (p *Plan) addQuiet(r *rand.Rand, added [][]placedOp) {
 	use, set := 0.05+0.9*r.Float64(), 0.05+0.5*r.Float64()
 	if p.Rollover > 0 {
 		b.ResetDay, row.Age = p.Rollover, Next
-		use, set = r.Float64()/10, r.Float64()/10+r.Float64()/4 // mostly before it begins, and in this order
+		use, set = r.Float64()/50, r.Float64()/50+r.Float64()/20 // before it begins, also on a slow machine, and mostly in this order
 	}
 	p.Users = append(p.Users, User{Owner: w, Limit: 1000, ResetDay: b.ResetDay, Organization: quiet, Admin: true})
 	added[w] = append(added[w],
