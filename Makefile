@@ -63,7 +63,7 @@ faults-soak: ## Write for twenty minutes under faults, and see that nothing grow
 
 BENCH ?= subset
 .PHONY: bench
-bench: ## Measure beside other ways, 16 minutes; BENCH=full: hours (docs/performance.md)
+bench: ## Measure beside other ways, 20 minutes; BENCH=full: hours (docs/performance.md)
 	go run ./bench $(if $(filter full,$(BENCH)),--full) --write docs/performance.md --summary README.md
 
 .PHONY: fuzz

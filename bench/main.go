@@ -62,7 +62,7 @@ with the host's tables, and check at the end of each that everybody was told.
 Cells: ` + strings.Join(cellNames, ", ") + `. Competitors: ` + strings.Join(keys(), ", ") + `.
 
 Writes <date>.json with all figures, <date>.md with the tables and an SVG plot
-for each cell. By default it plays a subset, in about 16 minutes on two cores.`,
+for each cell. By default it plays a subset, in about 20 minutes on two cores.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
