@@ -109,7 +109,7 @@ func TestQuick(t *testing.T) {
 	assert.Equal(t, text, kept.markdown(""), "the report follows from what is kept")
 	summary := kept.summary()
 	for _, e := range entries {
-		assert.Equal(t, !e.extra && r.Absent[e.key] == "", strings.Contains(summary, "\n| "+e.label+" | "), e.label)
+		assert.Equal(t, e.summed() && r.Absent[e.key] == "", strings.Contains(summary, "\n| "+e.label+" | "), e.label)
 	}
 	_, err = options{}.figures(t.Context(), "nowhere.json")
 	require.ErrorIs(t, err, os.ErrNotExist)

@@ -71,6 +71,10 @@ func keys() []string {
 	return all
 }
 
+// summed reports whether the summary has it: who is played everywhere, and what
+// chance does.
+func (e entry) summed() bool { return !e.extra || e.key == "none-again" }
+
 // chosen are the competitors that are to be played, without extras and those
 // that cannot be had.
 func (o options) chosen() []entry {

@@ -98,7 +98,7 @@ func (r *results) summary() string {
 	_, _ = fmt.Fprintf(&b, "| %s | inserts of %d clients (%s) | median and p99 to the alert at %s, ms | rows/s while catching up | alerts |\n|---|---|---|---:|---|\n",
 		r.Began.Format(time.DateOnly), key.clients, historyName(key.history), rateName(rate))
 	for _, e := range entries {
-		if e.extra || r.Absent[e.key] != "" {
+		if !e.summed() || r.Absent[e.key] != "" {
 			continue
 		}
 		c, l, caught := r.costFigure(key, e.key), r.latencyFigure(rate, e.key, 0.5), r.catchUpFigure(backlogs[0], e.key)
