@@ -61,7 +61,7 @@ func TestFigures(t *testing.T) {
 			costPlay{Round: round, Competitor: "outbox", Clients: 16, Rate: 1})
 		r.CatchUp = append(r.CatchUp,
 			catchUpPlay{Round: round, Competitor: "outbox", Rate: 10},
-			catchUpPlay{Round: round, Competitor: "tokenalert", Rate: 10 * float64(round+1), PeakBytes: 3 << 20})
+			catchUpPlay{Round: round, Competitor: "tokenalert", Rate: 10 * float64(round+1), PeakBytes: 3e6})
 		r.Latency = append(r.Latency, latencyPlay{Round: round, Competitor: "outbox", Rate: 2, Milliseconds: []float64{float64(round), 9}, Unseen: 1})
 	}
 	f := r.costFigure(costKey{clients: 1}, "outbox")
