@@ -150,11 +150,10 @@ func (c *catchUp) load(ctx context.Context, db *database, b backlog, seed uint64
 	now := time.Now()
 	group, loading := errgroup.WithContext(ctx)
 	for k := range loaders {
-		share := func(n int) (from, to int) { return n * k / loaders, n * (k + 1) / loaders }
-		first, last := share(b.Users)
-		from, to := share(b.Rows)
-		l := loader{db, db.users[first:last], now, rand.New(rand.NewPCG(seed, uint64(k)))}
-		group.Go(func() error { return l.load(loading, to-from, b.Law) })
+		users := db.users[b.Users*k/loaders : b.Users*(k+1)/loaders]
+		rows := b.Rows*(k+1)/loaders - b.Rows*k/loaders
+		l := loader{db, users, now, rand.New(rand.NewPCG(seed, uint64(k)))}
+		group.Go(func() error { return l.load(loading, rows, b.Law) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -73,7 +73,7 @@ func keys() []string {
 
 // summed reports whether the summary has it: who is played everywhere, and what
 // chance does.
-func (e entry) summed() bool { return !e.extra || e.key == "none-again" }
+func (e entry) summed() bool { return !e.extra || e.silent() }
 
 // chosen are the competitors that are to be played, without extras and those
 // that cannot be had.

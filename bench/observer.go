@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -36,7 +37,7 @@ func newObserver(ctx context.Context, url string) (*observer, error) {
 	// Its statement is planned while there are few alerts, and must not go on to
 	// read all there are, at the cost of those who are looked at.
 	if _, err := conn.Exec(ctx, "SET enable_seqscan = off"); err != nil {
-		return nil, err
+		return nil, errors.Join(err, conn.Close(ctx))
 	}
 	ctx, stop := context.WithCancel(ctx)
 	o := &observer{conn: conn, stop: stop, done: make(chan struct{}), waiting: map[uuid.UUID]time.Time{}, early: map[uuid.UUID]bool{}}

@@ -58,6 +58,9 @@ func TestSpread(t *testing.T) {
 
 func TestRotated(t *testing.T) {
 	t.Parallel()
+	assert.Equal(t, []string{"a", "b", "c"}, rotated([]string{"a", "b", "c"}, 0))
+	assert.Equal(t, []string{"b", "a", "c"}, rotated([]string{"a", "b", "c"}, 1))
+	assert.Equal(t, []string{"a", "c", "b"}, rotated([]string{"a", "b", "c"}, 5))
 	const turns = 3 // the rounds of the subset
 	all := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 	first, pairs := map[string]int{}, map[string]int{}

@@ -378,12 +378,11 @@ func (r *TickResult) addOutcomes(decisions []Decision, inserted, held []uuid.UUI
 func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) {
 	var users uuids
 	var newest []time.Time
-	place := map[uuid.UUID]int{} // of each alert among them
+	var asked []uuid.UUID // the alerts
 	for _, d := range decisions {
 		for _, a := range d.Alerts {
 			if a.OfRow() {
-				place[a.ID] = len(users)
-				users, newest = append(users, d.UserID), append(newest, *a.Newest)
+				asked, users, newest = append(asked, a.ID), append(users, d.UserID), append(newest, *a.Newest)
 			}
 		}
 	}
@@ -396,14 +395,18 @@ func queueLatencies(batch *pgx.Batch, result *TickResult, decisions []Decision) 
 		if err := row.Scan(&now, &committed); err != nil {
 			return fmt.Errorf("commit times: %w", err)
 		}
+		of := make(map[uuid.UUID]*time.Time, len(asked)) // nil: not known
+		for n, id := range asked {
+			of[id] = committed[n]
+		}
 		for i := range result.Outcomes {
 			o := &result.Outcomes[i]
-			n, asked := place[o.ID]
-			if !asked || !o.Inserted {
+			at, told := of[o.ID]
+			if !told || !o.Inserted {
 				continue
 			}
 			since := *o.Newest
-			if at := committed[n]; at != nil {
+			if at != nil {
 				since, o.FromCommit = *at, true
 			}
 			latency := max(now.Sub(since), 0)
