@@ -29,6 +29,11 @@ const (
 	settleWithin = 15 * time.Second // from then until all must be right
 )
 
+// leadsWithin is how long a worker usually takes, on a slow machine too, until it
+// leads and has counted once. A schedule in whose middle a period ends waits for
+// what is left of it, so that the middle comes at the same point of each.
+const leadsWithin = 1500 * time.Millisecond
+
 // A site is one schedule at play: a database, workers, writers, and what has
 // happened so far.
 type site struct {
@@ -41,7 +46,8 @@ type site struct {
 	control   *pgxpool.Pool
 	zone      *time.Location
 	ahead     time.Duration
-	settings  []string // of the workers
+	boundary  time.Time // a period's end in the middle; zero: none
+	settings  []string  // of the workers
 
 	users []uuid.UUID // as in the plan
 	// organizations are as in the plan, where it has some.
@@ -136,8 +142,8 @@ func (s *site) open(ctx context.Context) error {
 		s.ahead = time.Duration(s.plan.AheadDays) * 24 * time.Hour
 	}
 	if s.plan.Rollover > 0 {
-		boundary := oracle.PeriodEnd(s.plan.Rollover, s.zone, s.now())
-		s.ahead = boundary.Sub(time.Now().Add(plan.RolloverAfter + 300*time.Millisecond)).Truncate(time.Microsecond)
+		s.boundary = oracle.PeriodEnd(s.plan.Rollover, s.zone, s.now())
+		s.ahead = s.boundary.Sub(time.Now().Add(leadsWithin + plan.RolloverAfter)).Truncate(time.Microsecond)
 	}
 	if err := s.setClock(ctx); err != nil {
 		return err
@@ -219,6 +225,9 @@ func (s *site) play(ctx context.Context) {
 	if !s.awaitLeader(ctx) {
 		s.fail(errors.New("no worker took the lead"))
 		return
+	}
+	if !s.boundary.IsZero() {
+		pause(ctx, s.boundary.Sub(s.now())-plan.RolloverAfter)
 	}
 	together := new(sync.Mutex)
 	for n := range s.plan.Writers {
