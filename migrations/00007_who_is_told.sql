@@ -2,6 +2,7 @@
 -- Policies: where an organization, or a user, is told otherwise than the settings
 -- say. A column that is NULL says nothing, so a user's counts before that of their
 -- organization, and that before the settings.
+SET LOCAL lock_timeout = '60ms';
 
 -- are_thresholds: one to ten percentages from 1 to 1000, ascending.
 CREATE FUNCTION tokenalert.are_thresholds(list integer[]) RETURNS boolean
@@ -179,6 +180,7 @@ BEGIN
         RETURNS TABLE (user_id uuid, full_name text, language text, channels text[], muted boolean)
         LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp
         AS $body$
+        #variable_conflict use_variable -- the host may have columns of any name
         BEGIN
             RETURN QUERY SELECT u.id, u.full_name::text, coalesce(p.language, %s), coalesce(p.channels, o.channels),
                    coalesce(coalesce(p.muted_until, o.muted_until) > tokenalert.now(), false)
@@ -199,6 +201,7 @@ BEGIN
         RETURNS TABLE (email text, organization_name text, server jsonb, template jsonb)
         LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS $body$
+        #variable_conflict use_variable
         DECLARE
             recipient_id uuid;
             organization uuid;
@@ -250,12 +253,6 @@ REVOKE ALL ON FUNCTION tokenalert.admins(uuid) FROM PUBLIC;
 
 -- What the host reads: who has used how much, and who was told what. Both views
 -- read as their owner, so whoever reads them needs no right on the tables.
-SET LOCAL lock_timeout = '60ms';
-
--- The newest alerts, and those of a month, without reading all there ever were
--- (what it saves, and what it costs to write: docs/reporting.md).
-CREATE INDEX token_limit_alerts_created_at_idx ON token_limit_alerts (created_at);
-
 -- +goose StatementBegin
 DO $do$
 DECLARE
@@ -376,6 +373,11 @@ CREATE TABLE IF NOT EXISTS tokenalert.granted_readers (
     granted_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE tokenalert.granted_readers IS 'Roles that were given what reads current_usage and alert_history';
+
+-- The newest alerts, and those of a month, without reading all there ever were
+-- (what it saves, and what it costs to write: docs/reporting.md). Last: deleting a
+-- user waits for it.
+CREATE INDEX token_limit_alerts_created_at_idx ON token_limit_alerts (created_at);
 
 -- +goose Down
 -- Both views go first: where the host has made a view of its own upon them, down

@@ -1,6 +1,7 @@
 -- +goose Up
 -- Budgets: a limit for an organization. Rows of usage say which organization they
 -- belong to, so what its members use adds up by that, wherever they are later.
+SET LOCAL lock_timeout = '60ms';
 
 ALTER TABLE tokenalert.policies
     ADD COLUMN budget bigint CONSTRAINT policies_budget_check CHECK (budget BETWEEN 1 AND 1000000000000000),
@@ -76,63 +77,6 @@ CREATE TABLE tokenalert.budget_alerts (
 CREATE INDEX budget_alerts_created_at_idx ON tokenalert.budget_alerts (created_at);
 COMMENT ON TABLE tokenalert.budget_alerts IS 'Thresholds of budgets that were crossed, as token_limit_alerts has those of users';
 COMMENT ON COLUMN tokenalert.budget_alerts.notification_id IS 'What the ids of the admins'' notifications derive from';
-
--- A correction says of which organization the row was that it is about. Without a
--- user it asks for a decision on the organization''s budget; without both, for a
--- full count. The columns outlive `down`, which keeps the functions that know them.
-ALTER TABLE tokenalert.recounts ADD COLUMN IF NOT EXISTS organization_id uuid, ADD COLUMN IF NOT EXISTS budget_version bigint;
-COMMENT ON COLUMN tokenalert.recounts.user_id IS 'NULL, and no organization_id: everybody, by a full count';
-COMMENT ON COLUMN tokenalert.recounts.organization_id IS 'Whose budget the usage belonged to; without user_id: decide on that budget anew';
-
-COMMENT ON COLUMN tokenalert.recounts.budget_version IS 'Which budget is counted once this is dealt with; of one that was changed meanwhile it says nothing';
-
--- As in 00005, with the organization.
--- +goose StatementBegin
-CREATE OR REPLACE FUNCTION tokenalert.record_correction() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $body$
-BEGIN
-    CASE TG_ARGV[0]
-    WHEN 'usage_changed' THEN
-        INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause)
-        SELECT DISTINCT c.user_id, c.organization_id, c.at, TG_ARGV[0]
-        FROM (VALUES (OLD.user_id, OLD.organization_id, OLD.created_at), (NEW.user_id, NEW.organization_id, NEW.created_at)) AS c (user_id, organization_id, at)
-        WHERE c.user_id IS NOT NULL AND c.at IS NOT NULL;
-    WHEN 'usage_deleted' THEN
-        INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause) VALUES (OLD.user_id, OLD.organization_id, OLD.created_at, TG_ARGV[0]);
-    WHEN 'usage_truncated' THEN
-        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NULL, NULL, TG_ARGV[0]);
-    WHEN 'user_added', 'user_changed' THEN
-        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NEW.id, now(), TG_ARGV[0]);
-    WHEN 'user_deleted' THEN
-        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (OLD.id, now(), TG_ARGV[0]);
-    WHEN 'limit_changed' THEN
-        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NEW.id, NULL, TG_ARGV[0]);
-    WHEN 'limits_changed' THEN
-        INSERT INTO tokenalert.recounts (user_id, at, cause)
-        VALUES (CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END, now(), TG_ARGV[0]);
-    END CASE;
-    IF pg_sequence_last_value('tokenalert.doorbell') > date_part('epoch', clock_timestamp())
-       AND pg_notification_queue_usage() < 0.5 THEN
-        IF current_setting('max_prepared_transactions') <> '0' THEN
-            IF (SELECT s.bell_forced FROM tokenalert.settings s) IS NOT TRUE THEN
-                RETURN NULL;
-            END IF;
-        END IF;
-        PERFORM pg_notify('tokenalert', '');
-    END IF;
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'tokenalert: correction not recorded, reconcile will find it (%): %', SQLSTATE, SQLERRM;
-    RETURN NULL;
-END
-$body$;
--- +goose StatementEnd
-SET LOCAL lock_timeout = '60ms';
-CREATE OR REPLACE TRIGGER tokenalert_usage_changed AFTER UPDATE ON ai_usage_logs FOR EACH ROW
-    WHEN ((OLD.user_id, OLD.organization_id, OLD.tokens_used, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.organization_id, NEW.tokens_used, NEW.created_at)
-          AND (OLD.created_at >= now() - interval '32 days' OR NEW.created_at >= now() - interval '32 days'))
-    EXECUTE FUNCTION tokenalert.record_correction('usage_changed');
 
 -- budget_changes_begin: a budget is whole, and its zone is one.
 -- +goose StatementBegin
@@ -297,8 +241,6 @@ BEGIN
         -- lies before the previous period is history.
         UPDATE tokenalert.budgets b SET counted = false, since = greatest(b.since, tokenalert.period_start(b.reset_day, b.time_zone,
             tokenalert.period_start(b.reset_day, b.time_zone, tokenalert.now()) - interval '1 microsecond'));
-        -- What a worker that leads throughout sees of it.
-        INSERT INTO tokenalert.recounts (organization_id, cause) SELECT organization_id, 'policy_changed' FROM tokenalert.budgets;
     END IF;
 END
 $do$;
@@ -324,6 +266,7 @@ BEGIN
         RETURNS TABLE (email text, organization_name text, server jsonb, template jsonb)
         LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS $body$
+        #variable_conflict use_variable
         DECLARE
             recipient_id uuid;
             organization uuid;
@@ -437,6 +380,68 @@ COMMENT ON COLUMN tokenalert.budget_history.told IS 'Whether anybody was told';
 COMMENT ON COLUMN tokenalert.budget_history.told_at IS 'When the admins were told; NULL: they were not';
 COMMENT ON COLUMN tokenalert.budget_history.admins_told IS 'How many admins got a notification';
 COMMENT ON COLUMN tokenalert.budget_history.reason IS 'Why nobody was told: as in alert_history, or no_admin (the organization has none who is not muted); NULL: told';
+
+-- Last, since the host waits from here to the end: where it changes users, limits or
+-- usage first, and where it inserts then.
+
+-- A correction says of which organization the row was that it is about. Without a
+-- user it asks for a decision on the organization''s budget; without both, for a
+-- full count. The columns outlive `down`, which keeps the functions that know them.
+ALTER TABLE tokenalert.recounts ADD COLUMN IF NOT EXISTS organization_id uuid, ADD COLUMN IF NOT EXISTS budget_version bigint;
+COMMENT ON COLUMN tokenalert.recounts.user_id IS 'NULL, and no organization_id: everybody, by a full count';
+COMMENT ON COLUMN tokenalert.recounts.organization_id IS 'Whose budget the usage belonged to; without user_id: decide on that budget anew';
+COMMENT ON COLUMN tokenalert.recounts.budget_version IS 'Which budget is counted once this is dealt with; of one that was changed meanwhile it says nothing';
+
+-- As in 00005, with the organization.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tokenalert.record_correction() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    CASE TG_ARGV[0]
+    WHEN 'usage_changed' THEN
+        INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause)
+        SELECT DISTINCT c.user_id, c.organization_id, c.at, TG_ARGV[0]
+        FROM (VALUES (OLD.user_id, OLD.organization_id, OLD.created_at), (NEW.user_id, NEW.organization_id, NEW.created_at)) AS c (user_id, organization_id, at)
+        WHERE c.user_id IS NOT NULL AND c.at IS NOT NULL;
+    WHEN 'usage_deleted' THEN
+        INSERT INTO tokenalert.recounts (user_id, organization_id, at, cause) VALUES (OLD.user_id, OLD.organization_id, OLD.created_at, TG_ARGV[0]);
+    WHEN 'usage_truncated' THEN
+        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NULL, NULL, TG_ARGV[0]);
+    WHEN 'user_added', 'user_changed' THEN
+        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NEW.id, now(), TG_ARGV[0]);
+    WHEN 'user_deleted' THEN
+        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (OLD.id, now(), TG_ARGV[0]);
+    WHEN 'limit_changed' THEN
+        INSERT INTO tokenalert.recounts (user_id, at, cause) VALUES (NEW.id, NULL, TG_ARGV[0]);
+    WHEN 'limits_changed' THEN
+        INSERT INTO tokenalert.recounts (user_id, at, cause)
+        VALUES (CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END, now(), TG_ARGV[0]);
+    END CASE;
+    IF pg_sequence_last_value('tokenalert.doorbell') > date_part('epoch', clock_timestamp())
+       AND pg_notification_queue_usage() < 0.5 THEN
+        IF current_setting('max_prepared_transactions') <> '0' THEN
+            IF (SELECT s.bell_forced FROM tokenalert.settings s) IS NOT TRUE THEN
+                RETURN NULL;
+            END IF;
+        END IF;
+        PERFORM pg_notify('tokenalert', '');
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'tokenalert: correction not recorded, reconcile will find it (%): %', SQLSTATE, SQLERRM;
+    RETURN NULL;
+END
+$body$;
+-- +goose StatementEnd
+
+-- What a worker that leads throughout sees of an archived budget.
+INSERT INTO tokenalert.recounts (organization_id, cause) SELECT organization_id, 'policy_changed' FROM tokenalert.budgets;
+
+CREATE OR REPLACE TRIGGER tokenalert_usage_changed AFTER UPDATE ON ai_usage_logs FOR EACH ROW
+    WHEN ((OLD.user_id, OLD.organization_id, OLD.tokens_used, OLD.created_at) IS DISTINCT FROM (NEW.user_id, NEW.organization_id, NEW.tokens_used, NEW.created_at)
+          AND (OLD.created_at >= now() - interval '32 days' OR NEW.created_at >= now() - interval '32 days'))
+    EXECUTE FUNCTION tokenalert.record_correction('usage_changed');
 
 -- +goose Down
 -- What commits between a copy and its DROP would be lost: an alert, which would be

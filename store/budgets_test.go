@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
@@ -56,6 +57,27 @@ func (c *counter) share(user uuid.UUID) int64 {
 	c.t.Helper()
 	return ask[int64](c.site, `SELECT coalesce((SELECT tokens_used FROM tokenalert.budget_shares
 		WHERE organization_id = $1 AND user_id = $2 AND period_start <= tokenalert.now() ORDER BY period_start DESC LIMIT 1), 0)::bigint`, c.org, user)
+}
+
+// Inserts do not wait while what a down has kept of budgets is copied back.
+func TestUpCopiesBudgetsBackBeforeItLocks(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	s.use(s.user(0), 10)
+	s.budget(s.org, 1000, 1, "UTC")
+	s.workBudgets()
+	s.down()
+	s.exec(`CREATE FUNCTION unlocked() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+		IF EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'ai_usage_logs'::regclass
+				AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')) THEN
+			RAISE EXCEPTION 'inserts wait';
+		END IF;
+		RETURN true;
+	END $$`)
+	s.exec("ALTER TABLE tokenalert_archive.archived_budget_shares ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+	s.exec("CREATE POLICY each ON tokenalert_archive.archived_budget_shares USING (public.unlocked())")
+	s.up()
+	assert.Equal(t, 1, ask[int](s, "SELECT count(*) FROM tokenalert.budget_shares"))
 }
 
 // ofBudget are the candidates of the last tick that are about budgets.
@@ -262,6 +284,51 @@ func TestABudgetThatBeganWithAWorkerThatDied(t *testing.T) {
 	n, err := c.store.BeginBudgets(t.Context())
 	require.NoError(t, err)
 	assert.Zero(t, n, "it has begun")
+}
+
+// Both may take half an hour.
+func TestATickWaitsNeitherForAComparisonNorForABudgetThatBegins(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	user := c.user(0)
+	c.use(user, 10)
+	c.budget(c.org, 1000, 1, "UTC")
+	c.calendar()
+	c.settle()
+	// The one waits for a lock, and the other for whoever hears how far it is.
+	c.exec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM set_config(''lock_timeout'', ''0'', true), pg_advisory_xact_lock(77); RETURN NULL; END'`)
+	c.exec(`CREATE TRIGGER hold AFTER INSERT ON tokenalert.recounts FOR EACH ROW WHEN (NEW.cause = 'budget_begins' AND NEW.user_id IS NOT NULL) EXECUTE FUNCTION hold()`)
+	holder := c.session()
+	holder.exec("SELECT pg_advisory_lock(77)")
+	var long errgroup.Group
+	long.Go(func() error {
+		_, err := c.store.BeginBudgets(context.Background())
+		return err
+	})
+	compares, goOn := make(chan struct{}), make(chan struct{})
+	long.Go(func() error {
+		_, err := c.store.Reconcile(context.Background(), c.periods, func(p store.Progress) {
+			if p.Percent == 0 {
+				close(compares)
+				<-goOn
+			}
+		})
+		return err
+	})
+	<-compares
+	c.eventually("the budget does not begin", func() bool {
+		return ask[bool](c.site, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted)")
+	})
+
+	c.use(user, 5)
+	soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	result, err := c.store.Tick(soon, c.request(store.Window), func(store.Kind, time.Time, []store.Candidate) []store.Decision { return nil })
+	assert.NoError(t, err)
+	assert.EqualValues(t, 1, result.Rows)
+	holder.exec("SELECT pg_advisory_unlock(77)")
+	close(goOn)
+	require.NoError(t, long.Wait())
 }
 
 // What is listed of a budget is not waited for where somebody is changing it, nor

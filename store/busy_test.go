@@ -142,6 +142,37 @@ func TestWritersGoOnWhileAStepWaitsForItsLock(t *testing.T) {
 	}
 }
 
+// Nor does a change wait that puts users on the list of corrections.
+func TestChangesGoOnWhileAStepWaitsForTheListOfThem(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, host.CMS)
+	first, second := s.user(100), s.user(100)
+	var held pgx.Tx
+	reached := make(chan struct{})
+	hold := sync.OnceFunc(func() {
+		held = s.hold("UPDATE users SET monthly_token_limit = 200 WHERE id = $1", first)
+		close(reached)
+	})
+	said := &diary{}
+	ended := running(func() error {
+		return s.migrator(pgtest.Owner, func(sentence string) {
+			said.note(sentence)
+			if said.has("00007") {
+				hold()
+			}
+		}).Up(t.Context())
+	})
+	<-reached
+	s.eventually("it does not try again", func() bool { return said.has("trying again") })
+	change := s.db.ConnAs(t, pgtest.Owner)
+	_, err := change.Exec(t.Context(), "SET statement_timeout = '"+longestWait+"'")
+	require.NoError(t, err)
+	_, err = change.Exec(t.Context(), "UPDATE users SET monthly_token_limit = 200 WHERE id = $1", second)
+	require.NoError(t, err)
+	require.NoError(t, held.Commit(t.Context()))
+	require.NoError(t, <-ended)
+}
+
 func TestTheIndexIsBuiltWhileWritersGoOn(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, host.CMS)
