@@ -86,7 +86,7 @@ func (w *attempts) tell(job *river.Job[store.Delivery], a *store.ToldAlert, err 
 	if later, ok := errors.AsType[laterError](err); ok {
 		pause = max(pause, later.after)
 	}
-	if isPermanent(err) || time.Since(triedSince(job.JobRow))+pause > giveUpAge {
+	if isPermanent(err) || time.Since(triedSince(job.JobRow, time.Now()))+pause > giveUpAge {
 		w.Metrics.Delivery(job.Args.Channel, worker.OutcomeFailed, age)
 		w.Log.Error("alert not delivered", append(fields, worker.Event(worker.EventDeliveryFailed))...)
 		return river.JobCancel(err)

@@ -132,7 +132,8 @@ func TestForADay(t *testing.T) {
 	r := s.delivers(rec.to())
 	s.crosses("Ana")
 	r.await(worker.EventDeliveryRetried, 2)
-	s.exec("UPDATE tokenalert.river_job SET created_at = created_at - interval '24 hours'")
+	s.exec(`UPDATE tokenalert.river_job SET created_at = created_at - interval '24 hours',
+		errors = ARRAY(SELECT e || jsonb_build_object('at', (e ->> 'at')::timestamptz - interval '24 hours') FROM unnest(errors) AS e)`)
 	r.await(worker.EventDeliveryFailed, 1)
 	s.eventually(func() bool { return s.states()["webhook"] == "cancelled" }, "the job does not end")
 
@@ -140,6 +141,21 @@ func TestForADay(t *testing.T) {
 	_, err := s.queue().RetryDelivery(t.Context(), ask[int64](s, "SELECT id FROM tokenalert.river_job"))
 	require.NoError(t, err)
 	r.await(worker.EventDeliveryRetried, before+2)
+}
+
+// One that nobody has taken for days, as while its channel was not set up, has its
+// day as well.
+func TestTheDayBeginsWithTheFirstFailure(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.leads(delivery.Webhook)
+	s.crosses("Ana")
+	s.eventually(func() bool { return s.states()["webhook"] == "available" }, "no job")
+	s.exec("UPDATE tokenalert.river_job SET created_at = created_at - interval '3 days'")
+	rec := s.receives(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	r := s.delivers(rec.to())
+	r.await(worker.EventDeliveryRetried, 3)
+	assert.Empty(t, r.lines(worker.EventDeliveryFailed))
 }
 
 // A user who is deleted before the delivery is no failure.

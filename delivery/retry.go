@@ -30,16 +30,20 @@ func pauseAfter(first time.Duration, id int64, attempt int) time.Duration {
 	return pause - time.Duration(int64(pause)/10*int64(h.Sum32()%1000)/1000)
 }
 
-// triedSince is since when a job is tried: since it was written, or since
-// somebody had it tried again.
-func triedSince(job *rivertype.JobRow) time.Time {
+// triedSince is since when a job is tried in vain: since it first failed, or first
+// again after somebody had it tried again; now, where it has not before. A job may
+// have waited for days for somebody to take it, and clocks differ.
+func triedSince(job *rivertype.JobRow, now time.Time) time.Time {
 	var m struct {
 		RetriedAt time.Time `json:"retried_at"`
 	}
-	if json.Unmarshal(job.Metadata, &m) == nil && m.RetriedAt.After(job.CreatedAt) {
-		return m.RetriedAt
+	_ = json.Unmarshal(job.Metadata, &m) // where it is not ours, nobody had it tried again
+	for _, failed := range job.Errors {
+		if failed.At.After(m.RetriedAt) {
+			return failed.At
+		}
 	}
-	return job.CreatedAt
+	return now
 }
 
 // permanentError will not be better tomorrow.

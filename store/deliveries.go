@@ -58,7 +58,7 @@ func (q *Queue) alertOfUser(ctx context.Context, d Delivery) (*ToldAlert, error)
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
 		       a.period_start, a.period_end, a.created_at, left(u.full_name, 200),
 		       coalesce(p.language, left(u.language, 50)), o.language,
-		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
+		       CASE WHEN $2::uuid IS NOT NULL THEN (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2) END
 		FROM token_limit_alerts a CROSS JOIN LATERAL (SELECT * FROM tokenalert.accounts() u WHERE u.user_id = a.user_id OFFSET 0) u
 		LEFT JOIN tokenalert.policies p ON p.user_id = a.user_id LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
 		WHERE a.id = $1 AND a.alert_sent AND a.notification_id IS NOT NULL`, d.AlertID, d.Admin).
@@ -76,7 +76,7 @@ func (q *Queue) alertOfBudget(ctx context.Context, d Delivery) (*ToldAlert, erro
 		SELECT a.organization_id, a.notification_id, a.alert_threshold,
 		       greatest(least(a.tokens_used, 9223372036854775807), -9223372036854775808)::bigint, a.token_limit,
 		       a.period_start, a.period_end, a.created_at, o.language,
-		       (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2)
+		       CASE WHEN $2::uuid IS NOT NULL THEN (SELECT to_jsonb(m) FROM tokenalert.admins(a.organization_id) m WHERE m.user_id = $2) END
 		FROM tokenalert.budget_alerts a
 		LEFT JOIN tokenalert.policies o ON o.organization_id = a.organization_id
 		WHERE a.id = $1 AND a.alert_sent`, d.AlertID, d.Admin).
@@ -245,8 +245,12 @@ func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliverySta
 func (q *Queue) RetryDelivery(ctx context.Context, id int64) (bool, error) {
 	retried := false
 	err := pgx.BeginFunc(ctx, q.store.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE tokenalert.river_job SET metadata = metadata || jsonb_build_object('retried_at', now())
-			WHERE id = $1 AND kind = 'delivery' AND state NOT IN ('running', 'completed')`, id)
+		// Whoever delivers is woken, as in insertDeliveries.
+		tag, err := tx.Exec(ctx, `WITH retried AS (
+				UPDATE tokenalert.river_job SET metadata = metadata || jsonb_build_object('retried_at', now())
+				WHERE id = $1 AND kind = 'delivery' AND state NOT IN ('running', 'completed') RETURNING queue
+			)
+			SELECT CASE WHEN pg_notification_queue_usage() < 0.5 THEN pg_notify('tokenalert.river_insert', json_build_object('queue', queue)::text) END FROM retried`, id)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}

@@ -257,7 +257,7 @@ func (c *ChangedPolicy) readCandidates(ctx context.Context, tx pgx.Tx, of Policy
 	if err != nil {
 		return err
 	}
-	if c.Candidates, err = scanCandidates(rows, nil, true); err != nil {
+	if c.Candidates, err = scanCandidates(rows, nil, true, nil); err != nil {
 		return err
 	}
 	if c.After.Budget != nil {
@@ -286,7 +286,7 @@ func (c *ChangedPolicy) readBudget(ctx context.Context, tx pgx.Tx, of PolicyOf) 
 	if err != nil {
 		return err
 	}
-	budget, err := scanCandidates(rows, nil, true)
+	budget, err := scanCandidates(rows, nil, true, nil)
 	if err != nil {
 		return err
 	}
@@ -414,7 +414,8 @@ func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, 
 		}
 		organization := of.Organization
 		if of.User != nil {
-			if err := tx.QueryRow(ctx, "SELECT organization_id FROM tokenalert.accounts() WHERE user_id = $1", of.User).Scan(&organization); err != nil {
+			err := tx.QueryRow(ctx, "SELECT organization_id FROM tokenalert.accounts() WHERE user_id = $1", of.User).Scan(&organization)
+			if err != nil && !errors.Is(err, pgx.ErrNoRows) { // gone, with a policy that stays
 				return err
 			}
 		}

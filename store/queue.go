@@ -46,7 +46,7 @@ func (Delivery) Kind() string { return "delivery" }
 const DeliveryAttempts = 1_000
 
 // insertDeliveries writes a job for each alert of tick $3, taken at $6, that was
-// inserted and is told (the chain may begin anew, and with it its numbers), and wakes those that deliver, as River's own client does
+// inserted and is told (see ofThisTick), and wakes those that deliver, as River's own client does
 // (JobInsertFastMany and PGNotifyMany of riverpgxv5), in one statement of the
 // tick. A full notification queue would fail the tick's commit; then they are
 // found by the next look.
@@ -58,7 +58,7 @@ jobs AS (
 	INSERT INTO tokenalert.river_job (args, kind, max_attempts, queue)
 	SELECT jsonb_strip_nulls(jsonb_build_object('alert_id', a.id, 'channel', w.channel, 'admin', w.admin, 'time_zone', w.time_zone)), 'delivery', $4, w.channel
 	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $5::uuid[], $7::text[]) AS w (id, channel, admin, time_zone) OFFSET 0) w
-	JOIN ` + alerts + ` a ON a.id = w.id AND a.tick_id = $3::bigint AND a.created_at = $6::timestamptz AND a.alert_sent
+	JOIN ` + alerts + ` a ON a.id = w.id AND ` + ofThisTick("$3", "$6") + ` AND a.alert_sent
 	RETURNING queue
 )
 SELECT pg_notify('tokenalert.river_insert', json_build_object('queue', queue)::text)
@@ -106,10 +106,21 @@ func OpenQueue(url string, config river.Config) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
+	q, err := s.queue(config)
+	if err != nil {
+		s.Close()
+	}
+	return q, err
+}
+
+// Queue is the queue on this store's connections, for a command that works on
+// nothing. It is closed with the store.
+func (s *Store) Queue() (*Queue, error) { return s.queue(river.Config{}) }
+
+func (s *Store) queue(config river.Config) (*Queue, error) {
 	config.Schema = ours
 	client, err := river.NewClient(riverpgxv5.New(s.pool), &config)
 	if err != nil {
-		s.Close()
 		return nil, fmt.Errorf("queue of deliveries: %w", err)
 	}
 	return &Queue{Client: client, store: s}, nil

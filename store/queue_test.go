@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -116,10 +118,60 @@ func TestAnAlertOfAnotherChainIsNotDeliveredAgain(t *testing.T) {
 	tick := c.tick().ID
 	c.exec("DELETE FROM tokenalert.river_job")
 	c.exec("UPDATE tokenalert.usage_periods SET marks = '{}'")
-	c.exec("UPDATE token_limit_alerts SET tick_id = $1", tick+1)
+	c.exec("UPDATE token_limit_alerts SET tick_id = $1, created_at = created_at - interval '1 hour'", tick+1)
 	c.use(user, 1)
 	require.Equal(t, tick+1, c.tick().ID)
 	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job"))
+}
+
+// A host may keep the time of an alert less exactly than the tick does.
+func TestAnAlertOfALessExactTimeIsDelivered(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.exec("ALTER TABLE token_limit_alerts ALTER COLUMN created_at TYPE timestamptz(0)")
+	c.delivering("email")
+	c.use(c.user(100), 90)
+	c.tick()
+	assert.Equal(t, 1, ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job"))
+}
+
+// Whoever delivers is woken.
+func TestADeliveryThatIsTriedAgainIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.delivering("email")
+	c.use(c.user(100), 90)
+	c.tick()
+	c.exec("UPDATE tokenalert.river_job SET state = 'discarded', finalized_at = now()")
+	worker := c.db.ConnAs(t, pgtest.Runtime)
+	_, err := worker.Exec(t.Context(), `LISTEN "tokenalert.river_insert"`)
+	require.NoError(t, err)
+	queue, err := c.store.Queue()
+	require.NoError(t, err)
+	retried, err := queue.RetryDelivery(t.Context(), ask[int64](c.site, "SELECT id FROM tokenalert.river_job"))
+	require.NoError(t, err)
+	assert.True(t, retried)
+	soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	n, err := worker.WaitForNotification(soon)
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"queue": "email"}`, n.Payload)
+}
+
+// The host may have a column that is called as a parameter of ours is.
+func TestColumnsOfAnyName(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.exec("ALTER TABLE users ADD COLUMN organization text, ADD COLUMN told text, ADD COLUMN email_of text")
+	c.exec("ALTER TABLE token_limit_alerts ADD COLUMN told text, ADD COLUMN alert text")
+	admin := c.user(0)
+	c.exec("UPDATE users SET role = 'admin' WHERE id = $1", admin)
+	assert.Equal(t, admin.String(), ask[string](c.site, "SELECT user_id::text FROM tokenalert.admins($1)", c.org))
+	c.delivering("email")
+	c.use(c.user(100), 90)
+	c.tick()
+	c.exec("UPDATE tokenalert.river_job SET state = 'running'")
+	assert.Equal(t, 1, ask[int](c.site, "SELECT count(*) FROM token_limit_alerts a, tokenalert.recipient(a.id, NULL) WHERE alert_sent"))
 }
 
 // The role of the worker learns an address while it delivers to it, and at no

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/riverqueue/river"
 	"github.com/spf13/cobra"
 
 	"tokenalert/delivery"
@@ -215,21 +213,18 @@ Exit status: 0 all are tried again, 1 some were not, 2 used wrongly.`,
 }
 
 func retryDeliveries(ctx context.Context, w io.Writer, ids []int64) error {
-	s, err := loadSettings(os.Environ())
+	database, err := openInstalled(ctx, "deliveries")
 	if err != nil {
 		return err
 	}
-	queue, err := store.OpenQueue(s.listenURL, river.Config{})
+	defer database.Close()
+	queue, err := database.Queue()
 	if err != nil {
 		return err
 	}
-	defer queue.Close()
 	retried := 0
 	for _, id := range ids {
 		is, err := queue.RetryDelivery(ctx, id)
-		if store.IsRefused(err) {
-			return fmt.Errorf("%w; run it as the worker's role, or as the owner", err)
-		}
 		if err != nil {
 			return err
 		}

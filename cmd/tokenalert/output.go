@@ -82,17 +82,29 @@ func withDatabase(cmd *cobra.Command, name string, f func(context.Context, *stor
 // askDatabase calls f with the database that the environment names, where our
 // schema is installed.
 func askDatabase(ctx context.Context, name string, f func(context.Context, *store.Store) error) error {
-	database, _, err := openDatabase(name)
+	database, err := openInstalled(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer database.Close()
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	if err := database.Installed(ctx); err != nil {
-		return err
-	}
 	return f(ctx, database)
+}
+
+// openInstalled is openDatabase where our schema is installed.
+func openInstalled(ctx context.Context, name string) (*store.Store, error) {
+	database, _, err := openDatabase(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := database.Installed(ctx); err != nil {
+		database.Close()
+		return nil, err
+	}
+	return database, nil
 }
 
 // terminalOf returns w where that is a terminal that can do more than print line

@@ -353,18 +353,25 @@ are kept. It says who is told by that at the next tick.`,
 	return cmd
 }
 
+// changePolicy takes as long as the rows of an organization take to be read, whose
+// budget is new.
 func changePolicy(cmd *cobra.Command, of store.PolicyOf, change store.PolicyChange, dryRun bool, format outputFormat) error {
-	return withDatabase(cmd, "policy", func(ctx context.Context, database *store.Store) error {
-		c, err := database.ChangePolicy(ctx, of, change, dryRun)
-		if err != nil {
-			return err
-		}
-		changed := changedPolicy{DryRun: dryRun, Before: c.Before, After: c.After, Users: c.Users(), Alerts: foretold(c)}
-		if format == outputJSON {
-			return printJSON(cmd.OutOrStdout(), changed)
-		}
-		return changed.print(cmd.OutOrStdout())
-	})
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
+	database, err := openInstalled(ctx, "policy")
+	if err != nil {
+		return err
+	}
+	defer database.Close()
+	c, err := database.ChangePolicy(ctx, of, change, dryRun)
+	if err != nil {
+		return err
+	}
+	changed := changedPolicy{DryRun: dryRun, Before: c.Before, After: c.After, Users: c.Users(), Alerts: foretold(c)}
+	if format == outputJSON {
+		return printJSON(cmd.OutOrStdout(), changed)
+	}
+	return changed.print(cmd.OutOrStdout())
 }
 
 // changedPolicy is what is printed of a change.

@@ -99,6 +99,10 @@ func TestPolicyCommands(t *testing.T) {
 
 	assert.Contains(t, policy(0, "remove", "--user", user.String()), "changed")
 	assert.NotContains(t, policy(0, "list"), user.String())
+	gone := p.user(1000)
+	policy(0, "set", "--user", gone.String(), "--language", "pt")
+	p.exec("DELETE FROM users WHERE id = $1", gone)
+	assert.Regexp(t, `(?m)^language   pt +of the user$`, policy(0, "show", "--user", gone.String()))
 	assert.Contains(t, policy(1, "remove", "--user", uuid.NewString()), "nobody has this id")
 	worker, _ := p.db.WorkerURLs()
 	status, _, stderr := typed(t, []string{"DATABASE_URL=" + worker}, "policy", "remove", "--organization", org)
