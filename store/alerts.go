@@ -109,6 +109,10 @@ const (
 // see lock_users), inserts alert rows and notifies only of what was inserted,
 // and moves the marks. Who was not obtained is put on recounts again, with the
 // period, which may have ended by then.
+//
+// Where everything is counted ($22) it may be that what stands is not to be told,
+// which the window tick that follows does not know any more. So the marks are moved
+// also of who is not to be told and was not obtained, at the cost of a row that says so.
 const writeDecisions = `WITH
 alerts AS MATERIALIZED (
 	SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::integer[], $7::bigint[],
@@ -142,7 +146,8 @@ marked AS (
 	UPDATE tokenalert.usage_periods p SET marks = m.marks::integer[], policy_seen = greatest(p.policy_seen, m.seen)
 	FROM unnest($16::uuid[], $17::timestamptz[], $18::text[], $21::bigint[]) AS m (user_id, period_start, marks, seen)
 	WHERE p.user_id = m.user_id AND p.period_start = m.period_start
-	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked))
+	  AND (m.user_id NOT IN (SELECT user_id FROM wanted) OR m.user_id IN (SELECT user_id FROM locked)
+	       OR $22::boolean AND m.user_id NOT IN (SELECT user_id FROM alerts WHERE reason = ''))
 ),
 held AS (
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
@@ -269,13 +274,20 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	return nil
 }
 
+// ofThisTick reports whether alert a was inserted by the tick of this number, taken
+// at that instant: the chain may begin anew, and with it its numbers. The host's
+// created_at may keep less than microseconds, or have a trigger set it.
+func ofThisTick(number, at string) string {
+	return `a.tick_id = ` + number + `::bigint AND abs(extract(epoch FROM a.created_at::timestamptz - ` + at + `::timestamptz)) < 1`
+}
+
 // tellAdmins tells them of alerts of tick $6, taken at $8, that were inserted and
-// are told. The chain may begin anew, and with it its numbers.
-const tellAdmins = `
+// are told.
+var tellAdmins = `
 INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
 SELECT w.id, a.organization_id, w.user_id, w.title, w.body, 'token_limit_alert', w.link
 FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $7::text[]) AS w (id, alert_id, user_id, title, body, link) OFFSET 0) w
-JOIN token_limit_alerts a ON a.id = w.alert_id AND a.tick_id = $6::bigint AND a.created_at = $8::timestamptz AND a.alert_sent`
+JOIN token_limit_alerts a ON a.id = w.alert_id AND ` + ofThisTick("$6", "$8") + ` AND a.alert_sent`
 
 func queueAdmins(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 	var ids, alerts, users uuids
@@ -339,7 +351,7 @@ func queueUserDecisions(batch *pgx.Batch, result *TickResult, decisions []Decisi
 		}
 	}
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
-		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now, seen).QueryRow(func(row pgx.Row) error {
+		titles, bodies, links, result.ID, markUsers, markStarts, marks, heldRetry, result.Now, seen, result.Kind != Window).QueryRow(func(row pgx.Row) error {
 		var inserted, held []uuid.UUID
 		if err := row.Scan(&inserted, &held, nil); err != nil {
 			return fmt.Errorf("write decisions: %w", droppedError(err))

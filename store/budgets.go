@@ -381,8 +381,11 @@ var (
 
 func beginBudget(ctx context.Context, tx pgx.Tx) (queued int64, done bool, err error) {
 	var mine bool
+	// Of a worker that is gone the server notices it within a while, as in begin: the
+	// next leader waits for the lock.
 	err = tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1) FROM (SELECT set_config('row_security', 'off', true),
-		set_config('statement_timeout', '30min', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true)) s`,
+		set_config('statement_timeout', '30min', true), set_config('lock_timeout', '1s', true), set_config('jit', 'off', true),
+		`+noTransactionTimeout+`, CASE WHEN version() LIKE '%linux%' THEN set_config('client_connection_check_interval', '10s', true) END) s`,
 		int64(beginKey)).Scan(&mine)
 	if err == nil && !mine {
 		err = errBeginsElsewhere

@@ -68,6 +68,23 @@ func TestACrowdThatCrossesAtOnceIsToldByTickAfterTick(t *testing.T) {
 }
 
 // A full count leaves nobody: what it decides depends on its kind.
+// Whoever holds a mark is a candidate, of whom there may be as many as users.
+func TestAFullCountKeepsOnlyThoseOnWhomThereIsSomethingToDecide(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	marked, crossing := c.user(100), c.user(100)
+	c.use(marked, 85)
+	c.tick()
+	c.use(crossing, 85)
+	q := c.request(store.Full)
+	q.Changes = func(_ time.Time, of *store.Candidate) bool { return len(of.Marks) == 0 }
+	_, err := c.try(c.store, q)
+	require.NoError(t, err)
+	require.Len(t, c.seen, 1)
+	assert.Equal(t, crossing, c.seen[0].UserID)
+	assert.Equal(t, 1, ask[int](c.site, "SELECT count(*) FROM token_limit_alerts WHERE user_id = $1", crossing))
+}
+
 func TestAFullCountTellsACrowdAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)

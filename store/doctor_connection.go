@@ -129,7 +129,7 @@ func closeSoon(conn *pgx.Conn) {
 }
 
 // connectionsNeeded is how many a leader uses (docs/operations.md).
-const connectionsNeeded = 4
+const connectionsNeeded = 5
 
 // examineConnections looks whether the limits leave a worker its connections,
 // beside what others than workers use now.

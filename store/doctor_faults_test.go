@@ -189,8 +189,8 @@ func TestTheDoctorFindsFaultsOfTheServer(t *testing.T) {
 				require.NoError(s.t, s.migrator(pgtest.Owner, nil).Grant(s.t.Context(), s.db.Name+"_few"))
 			},
 			make:     doing("ALTER ROLE %s_few CONNECTION LIMIT 3"),
-			severity: store.Warning, says: []string{"of 3 connections of role %s_few, 0 are used by others than workers, and a worker that leads needs 4"},
-			commands: []string{"ALTER ROLE %s_few CONNECTION LIMIT 8;"},
+			severity: store.Warning, says: []string{"of 3 connections of role %s_few, 0 are used by others than workers, and a worker that leads needs 5"},
+			commands: []string{"ALTER ROLE %s_few CONNECTION LIMIT 10;"},
 		},
 		"a database that is left few connections": {
 			check: "connections", make: doing("ALTER DATABASE %s CONNECTION LIMIT 4"),

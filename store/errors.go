@@ -3,6 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -106,6 +108,16 @@ var errNoConnection = errors.New("acquire connection")
 // IsTimeout reports whether a tick, or a statement of it, took longer than it may.
 func IsTimeout(err error) bool {
 	return SQLState(err) == codeCanceled || pgconn.Timeout(err) && !errors.Is(err, errNoConnection)
+}
+
+// IsUnanswered reports whether no answer of the server came: the connection broke, or
+// there was none, or it took longer than whoever asked would wait.
+func IsUnanswered(err error) bool {
+	if err == nil || SQLState(err) != "" {
+		return false
+	}
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, errNoConnection) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.Timeout(err)
 }
 
 // IsRefused reports whether the server understood us and will refuse the next

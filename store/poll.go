@@ -54,6 +54,14 @@ func (s *Store) Poll(ctx context.Context) (Poll, error) {
 	return p, err
 }
 
+// Ping asks for an answer and nothing else: it waits for no lock.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	return nil
+}
+
 // TransactionID takes a new transaction id. Whoever took one earlier and is
 // still running has a lower one; see the barrier in the worker's bell.
 func (s *Store) TransactionID(ctx context.Context) (uint64, error) {

@@ -99,7 +99,7 @@ func reconcile(ctx context.Context, tx pgx.Tx, p *Periods, heard func(Progress))
 	// cores at most: it is in no hurry.
 	_, err := tx.Exec(ctx, `SELECT set_config('row_security', 'off', true), set_config('statement_timeout', '30min', true),
 		set_config('lock_timeout', '1s', true), set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true),
-		set_config('max_parallel_workers_per_gather', '0', true)`)
+		set_config('max_parallel_workers_per_gather', '0', true), `+noTransactionTimeout)
 	if err != nil {
 		return r, fmt.Errorf("begin: %w", err)
 	}

@@ -22,9 +22,10 @@ const (
 	appDeliver = appPrefix + "deliver"
 )
 
-// poolSize bounds the connections that may go through a pooler: one for ticks,
-// one for reconcile. The lead and the listener have one each of their own.
-const poolSize = 2
+// poolSize bounds the connections that may go through a pooler: one for ticks, one
+// for a comparison and one for what was used of a new budget, either of which may
+// take half an hour. The lead and the listener have one each of their own.
+const poolSize = 3
 
 // connectTimeout bounds each attempt to connect where the URL sets no
 // connect_timeout of its own.

@@ -115,6 +115,10 @@ type TickRequest struct {
 	Periods *Periods
 	Floor   int   // percent below which nobody needs a decision
 	Slice   int64 // rows after which a tick ends earlier than now
+	// Changes says whether there is anything to decide on a candidate at an instant. Where
+	// everything is counted, whoever holds a mark is one, so the others are dropped as
+	// they are read. nil: there is on each.
+	Changes func(now time.Time, c *Candidate) bool
 	// Decisions bounds how many users and periods a window tick writes a decision
 	// for, since it must end within its timeout however many cross at once. The
 	// others are left to the ticks that follow. A full count leaves nobody: what
@@ -262,9 +266,14 @@ func begin(batch *pgx.Batch, kind Kind, timeout, idle time.Duration) {
 		set_config('idle_in_transaction_session_timeout', $3, true), set_config('enable_seqscan', $2, true),
 		set_config('jit', 'off', true), set_config('work_mem', '32MB', true), set_config('row_security', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true),
+		`+noTransactionTimeout+`,
 		CASE WHEN $4 AND version() LIKE '%linux%' THEN set_config('client_connection_check_interval', $3, true) END`,
 		inMilliseconds(timeout), seqscan, inMilliseconds(idle), timeout > windowTimeout)
 }
+
+// noTransactionTimeout lifts, until the transaction ends, a bound that PostgreSQL 17
+// and newer can have on how long one lasts: what needs longer would never be done.
+const noTransactionTimeout = `CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', true) END`
 
 // inMilliseconds is d as a setting of the server.
 func inMilliseconds(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
@@ -303,7 +312,11 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	if err != nil {
 		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
 	}
-	candidates, err := scanCandidates(found, header, q.Kind != Window)
+	var drop func(*Candidate) bool
+	if q.Kind != Window && q.Changes != nil {
+		drop = func(c *Candidate) bool { return !q.Changes(result.Now, c) }
+	}
+	candidates, err := scanCandidates(found, header, q.Kind != Window, drop)
 	if err != nil {
 		return TickResult{}, nil, false, fmt.Errorf("count: %w", err)
 	}
@@ -341,7 +354,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Corrected, &result.Filled, &result.Counted, &result.BudgetBegins}, true)
+	candidates, err := scanCandidates(found, []any{&result.Recounts, &result.Corrected, &result.Filled, &result.Counted, &result.BudgetBegins}, true, nil)
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
@@ -384,8 +397,9 @@ func withoutUncorrected(ctx context.Context, conn *pgxpool.Conn, candidates []Ca
 }
 
 // scanCandidates reads rows that begin with the same header each and go on
-// with a candidate, or with NULLs where there is none.
-func scanCandidates(rows pgx.Rows, header []any, anew bool) ([]Candidate, error) {
+// with a candidate, or with NULLs where there is none. It keeps those that it is not to
+// drop; nil: all.
+func scanCandidates(rows pgx.Rows, header []any, anew bool, drop func(*Candidate) bool) ([]Candidate, error) {
 	var candidates []Candidate
 	var (
 		user, org   pgtype.UUID
@@ -431,6 +445,9 @@ func scanCandidates(rows pgx.Rows, header []any, anew bool) ([]Candidate, error)
 			c.TokenLimit = *limit
 		}
 		candidates = append(candidates, c)
+		if last := len(candidates) - 1; drop != nil && drop(&candidates[last]) {
+			candidates = candidates[:last]
+		}
 		return nil
 	})
 	return candidates, err

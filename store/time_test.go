@@ -199,3 +199,29 @@ func TestTotalsBeyondABigintFailNoTick(t *testing.T) {
 	_, differences = c.reconcile()
 	assert.Len(t, differences, 1)
 }
+
+// What PostgreSQL 17 and newer can bound, nothing would come of again and again.
+func TestNoTransactionTimeoutBoundsWhatTakesLong(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	if ask[*string](c.site, "SELECT current_setting('transaction_timeout', true)") == nil {
+		t.Skip("SKIPPED: below PostgreSQL 17 no transaction_timeout")
+	}
+	c.superExec("ALTER DATABASE " + c.db.Name + " SET transaction_timeout = '1h'")
+	c.exec("CREATE TABLE bounds (transaction_timeout text)")
+	c.exec("CREATE FUNCTION note_bound() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN INSERT INTO bounds VALUES (current_setting('transaction_timeout')); RETURN NULL; END $$")
+	c.exec("CREATE TRIGGER note_bound AFTER INSERT ON tokenalert.ticks FOR EACH ROW EXECUTE FUNCTION note_bound()")
+	c.exec("CREATE TRIGGER note_bound AFTER INSERT ON tokenalert.recounts FOR EACH ROW WHEN (NEW.cause = 'budget_begins') EXECUTE FUNCTION note_bound()")
+	user := c.user(0)
+	c.store = c.runtime() // whose sessions are new
+	c.count(store.Full)
+	c.use(user, 10)
+	c.tick()
+	c.budget(c.org, 1000, 1, "UTC")
+	c.calendar()
+	c.settle()
+	_, err := c.store.BeginBudgets(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"0"}, c.list("SELECT DISTINCT transaction_timeout FROM bounds"))
+	assert.Equal(t, 5, ask[int](c.site, "SELECT count(*) FROM bounds"))
+}

@@ -190,6 +190,33 @@ func TestAHeldUserIsToldLaterAndTheOthersNow(t *testing.T) {
 	assert.Empty(t, r.lines(worker.EventTickFailed))
 }
 
+// What is only to be recorded when everything is counted is not told by the window
+// that follows, in which nobody knows that it stood before.
+func TestAHeldUserIsNotToldWhatIsOnlyRecorded(t *testing.T) {
+	t.Parallel()
+	w := newLMS(t)
+	held, other := w.lmsUser(1000), w.lmsUser(1000)
+	w.use(held, 850)
+	w.use(other, 850)
+	tx, err := w.db.ConnAs(t, pgtest.Owner).Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", held)
+	require.NoError(t, err)
+	w.start(func(c *worker.Config) { c.Backfill = "record" }).await(worker.EventRecountDeferred)
+	require.NoError(t, tx.Commit(t.Context()))
+	waits := w.db.ConnAs(t, pgtest.Owner)
+	w.eventually(func() bool {
+		var none bool
+		require.NoError(t, waits.QueryRow(t.Context(), "SELECT NOT EXISTS (SELECT FROM tokenalert.recounts)").Scan(&none))
+		return none
+	}, "is not decided when let go")
+	assert.Equal(t, map[int]string{80: "backfill"}, w.reasons(other))
+	assert.Empty(t, w.told(held))
+	w.use(held, 60)
+	w.settle()
+	assert.Equal(t, []int{90}, w.told(held))
+}
+
 // newLMS is a world whose users have their limits in tokenalert.user_limits.
 func newLMS(t *testing.T) *world {
 	t.Helper()

@@ -178,7 +178,7 @@ var Events = []EventDoc{
 	{EventRowsSkipped, levelWarn, "Rows with a `created_at` that is missing, infinite or outside of 2000–2100 were not counted.", []string{"rows"}},
 
 	{EventReconcileCompleted, levelInfo, "The totals were compared with the rows.", []string{"users", "differing", "duration_ms"}},
-	{EventReconcileFailed, levelWarn, "The totals could not be compared with the rows; tried again at the next interval.", []string{"sqlstate", "error"}},
+	{EventReconcileFailed, levelWarn, "The totals could not be compared with the rows; tried again at the next interval, or in an hour where that is sooner.", []string{"sqlstate", "error"}},
 	{EventReconcileProgress, levelInfo, "The totals are being compared with the rows. Written every few seconds where it takes that long; how far it is goes by the planner's estimate of the rows.", []string{"done", "rows", "rows_per_second", "duration_ms", "remaining_ms"}},
 	{EventReconcileRepeated, levelInfo, "`ai_usage_logs` was truncated or rewritten, or the time zone in force changed, just when the comparison began; it starts anew, up to three times.", []string{"error"}},
 	{EventReconcileDifference, levelWarn, "A total differs from the rows; a recount was ordered. Triggers that were switched off during a load do this. With `organization` it is the user's share of that organization's budget; with that alone the sum of the shares.", []string{"user", "organization", "period_start", "counted", "actual"}},

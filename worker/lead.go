@@ -87,7 +87,7 @@ func (w *Worker) bellMuted(server store.Server) string {
 // where there is doubt: the sooner a dead server is known for one, the sooner the
 // next is looked for.
 func (w *Worker) keepAlive(ctx context.Context, lead *store.Lead, b *bell, doubt <-chan struct{}) error {
-	t := time.NewTicker(w.config.LeadPing)
+	t := time.NewTicker(min(w.config.LeadPing, w.config.BellRenewal)) // which it does as well
 	defer t.Stop()
 	for {
 		select {
@@ -152,6 +152,7 @@ func (w *Worker) listen(ctx context.Context, b *bell, doubt chan<- struct{}) err
 // ticks are pruned.
 const (
 	firstReconcile = 10 * time.Minute
+	reconcileRetry = time.Hour // after one that failed
 	pruneEvery     = time.Hour
 	// reconcileLogEvery is how often one that takes long says how far it is.
 	reconcileLogEvery = 30 * time.Second
@@ -173,8 +174,11 @@ func (w *Worker) housekeeping(ctx context.Context, b *bell) error {
 		case <-prune.C:
 			w.prune(ctx)
 		case <-reconcile.C:
-			w.reconcile(ctx, b)
-			reconcile.Reset(w.config.ReconcileInterval)
+			next := w.config.ReconcileInterval
+			if !w.reconcile(ctx, b) {
+				next = min(next, reconcileRetry)
+			}
+			reconcile.Reset(next)
 		}
 	}
 }
@@ -191,8 +195,8 @@ func (w *Worker) prune(ctx context.Context) {
 }
 
 // reconcile compares the totals with the rows, and has those counted anew that
-// differ.
-func (w *Worker) reconcile(ctx context.Context, b *bell) {
+// differ. It reports whether it could.
+func (w *Worker) reconcile(ctx context.Context, b *bell) bool {
 	began := time.Now()
 	l := NewReconcileLog(w.log, reconcileLogEvery)
 	r, err := Reconcile(ctx, w.store, l.Progress, l.Again)
@@ -216,9 +220,10 @@ func (w *Worker) reconcile(ctx context.Context, b *bell) {
 		if ctx.Err() == nil {
 			w.log.Warn("totals were not reconciled", Event(EventReconcileFailed), zap.String("sqlstate", store.SQLState(err)), zap.Error(err))
 		}
-		return
+		return false
 	}
 	w.metrics.ReconcileLastSuccess.SetToCurrentTime()
 	w.log.Info("totals reconciled", Event(EventReconcileCompleted), zap.Int64("users", r.Users),
 		zap.Int("differing", len(r.Differences)), zap.Duration("duration_ms", time.Since(began)))
+	return true
 }

@@ -45,6 +45,7 @@ type loop struct {
 	settings *store.Settings
 	added    []int32
 	slice    int64 // rows of a tick
+	ordinary int64 // the slice of a worker that has not been catching up for long
 	correct  int64 // users whose corrections a tick deals with
 	decide   int64 // users and periods that it decides on
 	timeouts int   // of ticks since the last that succeeded
@@ -55,17 +56,19 @@ type loop struct {
 
 	unrung   bool // a look found usage while asleep, and no ring had come for it
 	planned  bool // a tick has found work: what the next ones cost is work alone
-	behind   bool // the last tick left rows to the next
 	failures int
+	behind   time.Time     // since when ticks have left rows to the next; zero: the last left none
 	least    time.Duration // that counting has taken a tick; 0: not known
 	looked   time.Time     // when the server was asked what it still allows
 	lastGood time.Time     // when a tick last succeeded or found nothing
+	silent   time.Time     // since when no answer has come on the connections of ticks; zero: one came
 }
 
 func (w *Worker) newLoop(b *bell) *loop {
+	slice := max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)
 	return &loop{
 		Worker: w, bell: b, begin: make(chan struct{}, 1),
-		slice: max(firstRate*w.config.TickTarget.Milliseconds(), minSlice), correct: store.MaxCorrections, decide: decisionsPerTick,
+		slice: slice, ordinary: slice, correct: store.MaxCorrections, decide: decisionsPerTick,
 	}
 }
 
@@ -95,7 +98,9 @@ func (l *loop) run(stop, working context.Context) error {
 // prepare compares the settings in force with ours. Where they differ, the next
 // tick is a full count that puts ours in force, in one transaction.
 func (l *loop) prepare(ctx context.Context) error {
-	inForce, err := l.store.Settings(ctx)
+	asking, cancel := l.briefly(ctx)
+	defer cancel()
+	inForce, err := l.store.Settings(asking)
 	if err != nil {
 		return err
 	}
@@ -170,7 +175,9 @@ func (l *loop) idle(stop, working context.Context) error {
 	if err := l.bell.arm(working); err != nil {
 		return l.ended(working, err)
 	}
-	barrier, err := l.store.TransactionID(working)
+	asking, cancel := l.briefly(working)
+	barrier, err := l.store.TransactionID(asking)
+	cancel()
 	if err != nil {
 		return l.ended(working, err)
 	}
@@ -247,8 +254,11 @@ func (l *loop) sleep(stop context.Context, d time.Duration) bool {
 
 func (l *loop) poll(ctx context.Context) (store.Poll, error) {
 	l.metrics.Polls.Inc()
-	p, err := l.store.Poll(ctx)
+	asking, cancel := l.briefly(ctx)
+	defer cancel()
+	p, err := l.store.Poll(asking)
 	if err == nil {
+		l.silent = time.Time{}
 		now := time.Now()
 		l.lastGood = now
 		l.health.DatabaseOK(now)
@@ -272,8 +282,31 @@ func (l *loop) ended(working context.Context, err error) error {
 		return err
 	}
 	pause := l.failed(store.Window, err)
+	if l.unanswered(err) {
+		return err
+	}
 	l.wait(working, pause)
 	return nil
+}
+
+// briefly bounds what takes milliseconds, or waits for whoever rewrites a table; the
+// tick that follows, which waits for no lock, says which.
+func (l *loop) briefly(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, max(l.config.LeadTimeout, connectWithin))
+}
+
+// unanswered reports whether the connections of ticks have been without an answer
+// for so long that another replica had better lead. Ticks may go another way than the
+// lead's session, through a pooler, which may be dead while that lives.
+func (l *loop) unanswered(err error) bool {
+	if !store.IsUnanswered(err) {
+		l.silent = time.Time{}
+		return false
+	}
+	if l.silent.IsZero() {
+		l.silent = time.Now()
+	}
+	return time.Since(l.silent) > 2*max(l.config.LeadTimeout, connectWithin)
 }
 
 // failed counts a failure, says so, and returns how long to wait.

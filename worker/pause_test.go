@@ -53,3 +53,31 @@ func TestRowsThatToldAreCountedOnce(t *testing.T) {
 	corrected.Newest = nil
 	assert.EqualValues(t, 1, rowsThatTold([]store.Outcome{superseded, superseded, told, before, corrected}))
 }
+
+func TestTicksGrowLongerWhileCatchingUpLasts(t *testing.T) {
+	t.Parallel()
+	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}}
+	l := w.newLoop(nil)
+	left := func(took time.Duration) { l.adapt(store.TickResult{Kind: store.Window, Bounded: true}, took) }
+	l.slice = 100_000
+	left(800 * time.Millisecond)
+	assert.EqualValues(t, 100_000, l.slice)
+
+	for _, tt := range []struct {
+		behind time.Duration
+		want   time.Duration
+	}{
+		{0, 800 * time.Millisecond}, {3 * time.Second, 800 * time.Millisecond}, {8 * time.Second, 2 * time.Second}, {time.Hour, 4 * time.Second},
+	} {
+		l.behind = time.Now().Add(-tt.behind)
+		assert.InDelta(t, tt.want.Seconds(), l.target().Seconds(), 0.2, "behind for %s", tt.behind)
+	}
+	left(800 * time.Millisecond)
+	left(800 * time.Millisecond)
+	assert.EqualValues(t, 400_000, l.slice, "at most twice as large as the one before")
+	left(8 * time.Second)
+	assert.InDelta(t, 200_000, l.slice, 2)
+
+	l.adapt(store.TickResult{Kind: store.Window}, 3*time.Second)
+	assert.EqualValues(t, 100_000, l.slice, "as before, when all is caught up with")
+}

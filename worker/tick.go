@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -20,6 +21,9 @@ const (
 	firstRate = 60 // rows a millisecond that the first slice of a lead expects
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
+	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take after
+	// catching up for long.
+	longestTarget = 5
 )
 
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
@@ -39,26 +43,35 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		kind = store.Window
 	}
 	began := time.Now()
-	if l.failures == 0 && !l.behind {
+	if l.failures == 0 && l.behind.IsZero() {
 		l.metrics.UncountedSince(began)
+	}
+	if !l.silent.IsZero() { // a tick would wait for a minute and more
+		asking, cancel := l.briefly(ctx)
+		err := l.store.Ping(asking)
+		cancel()
+		if err != nil {
+			return l.recover(ctx, kind, err)
+		}
+		l.silent = time.Time{}
 	}
 	result, err := l.attempt(ctx, kind)
 	took := time.Since(began)
 	if err != nil {
 		return l.recover(ctx, kind, err)
 	}
-	l.failures, l.timeouts = 0, 0
+	l.failures, l.timeouts, l.silent = 0, 0, time.Time{}
 	l.lastGood = time.Now()
 	l.health.Beat()
 	l.health.DatabaseOK(l.lastGood)
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
-		if l.behind { // and the log's last word would be that it is
+		if !l.behind.IsZero() { // and the log's last word would be that it is
 			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
 				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
 		}
-		l.behind = false
+		l.behind = time.Time{}
 		l.metrics.AllCounted()
 		return false, l.config.PauseMin, nil
 	}
@@ -115,7 +128,9 @@ func rowsThatTold(outcomes []store.Outcome) int64 {
 
 func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
 	if l.periods == nil || !l.lastNow.Before(l.periods.ValidUntil()) {
-		periods, err := l.store.Periods(ctx, l.config.TimeZone)
+		asking, cancel := l.briefly(ctx)
+		periods, err := l.store.Periods(asking, l.config.TimeZone)
+		cancel()
 		if err != nil {
 			return store.TickResult{}, err
 		}
@@ -142,10 +157,14 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 	}
 	var at time.Time // of the tick
 	result, err := l.store.Tick(ctx, store.TickRequest{
-		Kind:      kind,
-		Periods:   l.periods,
-		Floor:     l.config.Thresholds[0],
-		Slice:     l.slice,
+		Kind:    kind,
+		Periods: l.periods,
+		Floor:   l.config.Thresholds[0],
+		Slice:   l.slice,
+		Changes: func(now time.Time, c *store.Candidate) bool {
+			_, _, changed := r.crossed(now, c)
+			return changed
+		},
 		Decisions: int(l.decide),
 		Corrected: l.correct,
 		Timeouts:  l.timeouts,
@@ -215,7 +234,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 		// The schema may have been taken down and up again under us: it then
 		// has no settings in force.
 		if err := l.prepare(ctx); err != nil {
-			return true, l.failed(kind, err), nil
+			return l.failedTick(kind, err)
 		}
 		l.kind = cmp.Or(l.kind, store.Full)
 		return true, 0, nil
@@ -242,18 +261,35 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 		l.slice = scaled(l.slice, 0.5, minSlice, maxSlice)
 		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
 	}
-	return true, l.failed(kind, err), nil
+	return l.failedTick(kind, err)
 }
 
-// adapt moves the slice toward what takes as long as a tick should, and after
-// timeouts has more users corrected and told in a tick again, where that is short.
+// failedTick has a tick tried again, or the lead given up.
+func (l *loop) failedTick(kind store.Kind, err error) (bool, time.Duration, error) {
+	pause := l.failed(kind, err)
+	if l.unanswered(err) {
+		return false, 0, fmt.Errorf("no answer on the connections of ticks: %w", err)
+	}
+	return true, pause, nil
+}
+
+// adapt moves the slice toward what takes as long as a tick should, and back when
+// all is caught up with. After timeouts it has more users corrected and told in a tick
+// again, where that is short.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
 	}
-	if took, target := took-result.Correcting, l.config.TickTarget; result.Bounded || took > target {
+	target := l.target()
+	if took := took - result.Correcting; result.Bounded || took > target {
 		factor := float64(target) / float64(max(took, time.Millisecond))
 		l.slice = scaled(l.slice, min(max(factor, 0.5), 2), minSlice, maxSlice)
+	}
+	if target == l.config.TickTarget {
+		l.ordinary = l.slice
+	}
+	if !result.Bounded {
+		l.slice = l.ordinary
 	}
 	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
 		l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
@@ -261,6 +297,18 @@ func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Telling < l.config.TickTarget {
 		l.decide = scaled(l.decide, 2, 1, decisionsPerTick)
 	}
+}
+
+// target is how long a tick should take. A worker that has been catching up for long
+// may take a quarter of that, for those who wait have waited four times as long: a
+// tick costs as much for the first row of a user as for ten more, so that many users
+// are counted several times as fast in a few ticks as in many.
+func (l *loop) target() time.Duration {
+	target := l.config.TickTarget
+	if l.behind.IsZero() {
+		return target
+	}
+	return min(max(time.Since(l.behind)/4, target), longestTarget*target)
 }
 
 func scaled(n int64, factor float64, least, most int64) int64 {
@@ -273,10 +321,14 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 	if result.Oldest != nil {
 		behind = max(result.Now.Sub(*result.Oldest), 0)
 	}
-	wasBehind := l.behind
-	if l.behind = result.Bounded; l.behind {
+	wasBehind := !l.behind.IsZero()
+	if result.Bounded {
+		if !wasBehind {
+			l.behind = time.Now()
+		}
 		l.metrics.UncountedSince(time.Now().Add(-behind))
 	} else {
+		l.behind = time.Time{}
 		l.metrics.AllCounted()
 	}
 	if result.Kind == store.Window {
@@ -288,7 +340,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		zap.Int64("recounts", result.Recounts), zap.Int64("undecided", result.Left), zap.Bool("bounded", result.Bounded),
 		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
 	}
-	if result.Kind == store.Window && len(result.Outcomes) == 0 && !l.behind && !wasBehind {
+	if result.Kind == store.Window && len(result.Outcomes) == 0 && !result.Bounded && !wasBehind {
 		l.log.Debug("tick completed", append(fields, Event(EventTickCompleted))...)
 	} else {
 		l.log.Info("tick completed", append(fields, Event(EventTickCompleted))...)

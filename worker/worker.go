@@ -208,7 +208,9 @@ func (w *Worker) follow(ctx context.Context, lead *store.Lead) error {
 			differing = w.compareSettings(ctx, differing)
 			w.warm(ctx)
 		}
-		if err := lead.Wait(ctx, w.config.LeadRetry/2+rand.N(w.config.LeadRetry)); err != nil {
+		// No longer than the server bears without a word.
+		pause := min(w.config.LeadRetry/2+rand.N(w.config.LeadRetry), w.config.LeadTimeout/2)
+		if err := lead.Wait(ctx, pause); err != nil {
 			return err
 		}
 	}

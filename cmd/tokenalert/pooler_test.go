@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -36,6 +37,48 @@ func TestRunRefusesToLeadBehindAPoolerInTransactionMode(t *testing.T) {
 			assert.Contains(t, stdout, "a pooler in transaction mode stands before the lead")
 			assert.Contains(t, stdout, remedy)
 		})
+	}
+}
+
+// Its own session with the server lives on all the while.
+func TestALeaderWhosePoolerIsDeadMakesWay(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	pooler := p.db.Pooler(t, "transaction", map[string]string{"admin_users": pgtest.Owner})
+	first := startProcess(t, append(runEnvironment(pooler.URLAs(pgtest.Runtime, p.db.Name), p.db.URLAs(pgtest.Runtime)),
+		"TOKENALERT_LEAD_PING=300ms", "TOKENALERT_LEAD_TIMEOUT=1s", "TOKENALERT_BELL_RENEWAL=1s", "TOKENALERT_BELL_LEASE=3s"), "run")
+	require.Contains(t, first.awaitReady(), "leader")
+	second := p.follows()
+	p.asleep()
+
+	admin, err := pgx.Connect(t.Context(), pooler.URLAs(pgtest.Owner, "pgbouncer")+"&default_query_exec_mode=simple_protocol")
+	require.NoError(t, err)
+	_, err = admin.Exec(t.Context(), "PAUSE")
+	require.NoError(t, err)
+	second.await(worker.EventLeaderAcquired, 1)
+	assert.Contains(t, first.await(worker.EventLeaderLost, 1)["error"], "no answer on the connections of ticks")
+	user := p.user(1000)
+	p.use(user, 850)
+	second.await(worker.EventAlertSent, 1)
+	assert.Equal(t, []int{80}, p.told(user))
+	_, err = admin.Exec(t.Context(), "RESUME")
+	require.NoError(t, err)
+	require.NoError(t, admin.Close(t.Context()))
+	second.terminate()
+	first.await(worker.EventLeaderAcquired, 2)
+	first.terminate()
+}
+
+// Its sessions may be anybody's.
+func TestDeliveriesRetryThroughAPooler(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	pooled := p.db.Pooler(t, "transaction", map[string]string{"default_pool_size": "1"}).URLAs(pgtest.Runtime, p.db.Name)
+	for range 3 {
+		status, stdout, stderr := typed(t, []string{"DATABASE_URL=" + pooled}, "deliveries", "retry", "1", "2")
+		assert.Equal(t, 1, status)
+		assert.Empty(t, stderr)
+		assert.Contains(t, stdout, "0 deliveries tried again")
 	}
 }
 

@@ -42,7 +42,7 @@ func newAskedLog(p *platform) *askedLog {
 	for _, question := range regexp.MustCompile("(?ms)^### ([^\n]+)\n\n```sh cluster\n(.*?)^```\n").FindAllStringSubmatch(string(text), -1) {
 		a.questions[question[1]] = question[2]
 	}
-	kubectl := "#!/bin/sh\n[ \"$*\" = 'logs -l app.kubernetes.io/name=tokenalert --tail=-1' ] && cat \"$LOG\"\n"
+	kubectl := "#!/bin/sh\n[ \"$*\" = 'logs -l app.kubernetes.io/name=tokenalert --tail=-1 --ignore-errors' ] && cat \"$LOG\"\n"
 	require.NoError(t, os.WriteFile(filepath.Join(a.bin, "kubectl"), []byte(kubectl), 0o700)) //nolint:gosec // a program
 	self, err := os.Executable()
 	require.NoError(t, err)
