@@ -240,7 +240,7 @@ BEGIN
         CREATE FUNCTION tokenalert.emailed(alert uuid) RETURNS void
         LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         AS $body$
-            UPDATE %s SET alert_type = 'both' WHERE id = alert AND alert_sent AND alert_type = 'notification'
+            UPDATE %s SET alert_type = 'both' WHERE id = emailed.alert AND alert_sent AND alert_type = 'notification'
         $body$ $sql$,
         (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = to_regclass('token_limit_alerts')));

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,13 +52,16 @@ type Alert struct {
 	PercentTenths  int64  // tenths of a percent, rounded down
 	Reason         string // why nobody is told; empty: the user is told
 	NotificationID uuid.UUID
-	Title, Body    string
-	Link           string
-	Newest         *time.Time
-	Channels       []string // by which it is delivered, besides the notification
-	ToAdmins       bool     // the admins of the organization are told as well, of what About says
-	About          *Candidate
-	Admins         []AdminNotice
+	// Noticed: the notification is there from before. The user was deleted since, with
+	// the alert, and made again under the same id.
+	Noticed     bool
+	Title, Body string
+	Link        string
+	Newest      *time.Time
+	Channels    []string // by which it is delivered, besides the notification
+	ToAdmins    bool     // the admins of the organization are told as well, of what About says
+	About       *Candidate
+	Admins      []AdminNotice
 }
 
 // OfRow reports whether the user is told for a row of the window, not for a
@@ -139,7 +143,7 @@ inserted AS (
 told AS (
 	INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
 	SELECT a.notification_id, a.organization_id, a.user_id, a.title, a.body, 'token_limit_alert', a.link
-	FROM inserted JOIN alerts a USING (id) WHERE a.reason = ''
+	FROM inserted JOIN alerts a USING (id) WHERE a.reason = '' AND a.title IS NOT NULL
 	RETURNING 1 -- reads no column, which the role may not
 ),
 marked AS (
@@ -158,7 +162,7 @@ held AS (
 SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT DISTINCT user_id FROM held),
        -- The server must fail here: our COMMIT follows without waiting for what we think.
        (SELECT CASE WHEN n > 0 THEN (n || ' ` + swallowed + `')::integer END
-        FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '') - (SELECT count(*) FROM told) AS n) dropped)`
+        FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '' AND a.title IS NOT NULL) - (SELECT count(*) FROM told) AS n) dropped)`
 
 // swallowed marks the error of a notification that the host dropped.
 const swallowed = "notifications dropped without a word"
@@ -264,6 +268,11 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 		return writeIsolated(ctx, conn, result, decisions[half:])
 	}
 	d := decisions[0]
+	if noticed, err := noticedBefore(ctx, conn, failed, d); err != nil {
+		return fmt.Errorf("set user aside: %w", err)
+	} else if noticed {
+		return writeIsolated(ctx, conn, result, decisions)
+	}
 	result.SetAside = append(result.SetAside, SetAside{Subject{d.UserID, d.OrganizationID}, failed})
 	user, organization := d.subject()
 	if _, err := conn.Exec(ctx, `INSERT INTO tokenalert.recounts (user_id, organization_id, at, due_at, cause)
@@ -274,11 +283,34 @@ func writeIsolated(ctx context.Context, conn *pgxpool.Conn, result *TickResult, 
 	return nil
 }
 
+// noticedBefore reports whether a decision failed since its notification is there
+// already, and has it written without.
+func noticedBefore(ctx context.Context, conn *pgxpool.Conn, failed error, d Decision) (bool, error) {
+	e, ok := errors.AsType[*pgconn.PgError](failed)
+	if !ok || e.Code != codeUnique || e.TableName != "notifications" || d.UserID == uuid.Nil {
+		return false, nil
+	}
+	var isKey bool
+	err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass('notifications') AND contype = 'p' AND conname = $1)",
+		e.ConstraintName).Scan(&isKey)
+	if err != nil || !isKey {
+		return false, err
+	}
+	noticed := false
+	for i := range d.Alerts {
+		if a := &d.Alerts[i]; a.Reason == "" && !a.Noticed {
+			a.Noticed, a.Channels, noticed = true, nil, true
+		}
+	}
+	return noticed, nil
+}
+
 // ofThisTick reports whether alert a was inserted by the tick of this number, taken
-// at that instant: the chain may begin anew, and with it its numbers. The host's
-// created_at may keep less than microseconds, or have a trigger set it.
+// at that instant, and not by an older one: the chain may begin anew, and with it its
+// numbers. The host's created_at may keep less than microseconds, or have a trigger set
+// it.
 func ofThisTick(number, at string) string {
-	return `a.tick_id = ` + number + `::bigint AND abs(extract(epoch FROM a.created_at::timestamptz - ` + at + `::timestamptz)) < 1`
+	return `a.tick_id = ` + number + `::bigint AND a.created_at::timestamptz > ` + at + `::timestamptz - interval '1 second'`
 }
 
 // tellAdmins tells them of alerts of tick $6, taken at $8, that were inserted and
@@ -287,7 +319,9 @@ var tellAdmins = `
 INSERT INTO notifications (id, organization_id, user_id, title, message, notification_type, link_url)
 SELECT w.id, a.organization_id, w.user_id, w.title, w.body, 'token_limit_alert', w.link
 FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $7::text[]) AS w (id, alert_id, user_id, title, body, link) OFFSET 0) w
-JOIN token_limit_alerts a ON a.id = w.alert_id AND ` + ofThisTick("$6", "$8") + ` AND a.alert_sent`
+JOIN token_limit_alerts a ON a.id = w.alert_id AND ` + ofThisTick("$6", "$8") + ` AND a.alert_sent
+ON CONFLICT DO NOTHING -- see Alert.Noticed
+`
 
 func queueAdmins(batch *pgx.Batch, tick *TickResult, decisions []Decision) {
 	var ids, alerts, users uuids
@@ -336,7 +370,8 @@ func queueUserDecisions(batch *pgx.Batch, result *TickResult, decisions []Decisi
 		starts, ends, markStarts                   []time.Time
 		thresholds                                 []int32
 		limits, used, tenths, seen                 []int64
-		reasons, titles, bodies, links, marks      []string
+		titles                                     []*string
+		reasons, bodies, links, marks              []string
 	)
 	for _, d := range decisions {
 		markUsers, markStarts = append(markUsers, d.UserID), append(markStarts, d.PeriodStart)
@@ -347,7 +382,11 @@ func queueUserDecisions(batch *pgx.Batch, result *TickResult, decisions []Decisi
 			thresholds, limits = append(thresholds, a.Threshold), append(limits, a.TokenLimit)
 			used, tenths = append(used, a.TokensUsed), append(tenths, a.PercentTenths)
 			reasons, notifications = append(reasons, a.Reason), append(notifications, a.NotificationID)
-			titles, bodies, links = append(titles, a.Title), append(bodies, a.Body), append(links, a.Link)
+			title := &a.Title
+			if a.Noticed {
+				title = nil
+			}
+			titles, bodies, links = append(titles, title), append(bodies, a.Body), append(links, a.Link)
 		}
 	}
 	batch.Queue(writeDecisions, ids, users, orgs, starts, ends, thresholds, limits, used, tenths, reasons, notifications,
@@ -379,7 +418,7 @@ func (r *TickResult) addOutcomes(decisions []Decision, inserted, held []uuid.UUI
 		}
 		for _, a := range d.Alerts {
 			r.Outcomes = append(r.Outcomes, Outcome{
-				Alert: a, UserID: d.UserID, PeriodStart: d.PeriodStart, Inserted: slices.Contains(inserted, a.ID),
+				Alert: a, UserID: d.UserID, PeriodStart: d.PeriodStart, Inserted: !a.Noticed && slices.Contains(inserted, a.ID),
 			})
 		}
 	}

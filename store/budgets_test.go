@@ -324,7 +324,7 @@ func TestATickWaitsNeitherForAComparisonNorForABudgetThatBegins(t *testing.T) {
 	soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	result, err := c.store.Tick(soon, c.request(store.Window), func(store.Kind, time.Time, []store.Candidate) []store.Decision { return nil })
-	assert.NoError(t, err)
+	require.NoError(t, err)
 	assert.EqualValues(t, 1, result.Rows)
 	holder.exec("SELECT pg_advisory_unlock(77)")
 	close(goOn)

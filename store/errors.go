@@ -111,10 +111,11 @@ func IsTimeout(err error) bool {
 }
 
 // IsUnanswered reports whether no answer of the server came: the connection broke, or
-// there was none, or it took longer than whoever asked would wait.
+// there was none, or it took longer than whoever asked would wait; or a pooler said so
+// in its place (class 08, connection exception).
 func IsUnanswered(err error) bool {
-	if err == nil || SQLState(err) != "" {
-		return false
+	if code := SQLState(err); err == nil || code != "" {
+		return strings.HasPrefix(code, "08")
 	}
 	_, network := errors.AsType[net.Error](err)
 	return network || errors.Is(err, errNoConnection) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.Timeout(err)

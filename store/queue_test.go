@@ -172,6 +172,8 @@ func TestColumnsOfAnyName(t *testing.T) {
 	c.tick()
 	c.exec("UPDATE tokenalert.river_job SET state = 'running'")
 	assert.Equal(t, 1, ask[int](c.site, "SELECT count(*) FROM token_limit_alerts a, tokenalert.recipient(a.id, NULL) WHERE alert_sent"))
+	c.exec("SELECT tokenalert.emailed(id) FROM token_limit_alerts")
+	assert.Equal(t, "both", ask[string](c.site, "SELECT alert_type FROM token_limit_alerts"))
 }
 
 // The role of the worker learns an address while it delivers to it, and at no

@@ -267,6 +267,38 @@ func TestAnIsolatedTickSetsAsideWhoseDataFails(t *testing.T) {
 }
 
 // A trigger of the host that returns NULL drops the row without a word.
+// The host keeps notifications of users who are gone.
+func TestAUserWhoIsMadeAgainIsNotToldAgain(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.delivering("email")
+	user := c.user(100)
+	c.use(user, 90)
+	c.tick()
+	c.exec("DELETE FROM tokenalert.river_job")
+	c.exec("CREATE TEMP TABLE gone AS SELECT * FROM users WHERE id = $1", user)
+	c.exec("DELETE FROM ai_usage_logs WHERE user_id = $1", user)
+	c.exec("DELETE FROM users WHERE id = $1", user)
+	c.settle()
+	require.Equal(t, 1, c.notified(user))
+	c.exec("INSERT INTO users SELECT * FROM gone")
+	c.use(user, 95)
+
+	_, err := c.try(c.store, c.request(store.Window))
+	require.True(t, store.IsData(err), err)
+	q := c.request(store.Window)
+	q.Isolated = true
+	result, err := c.try(c.store, q)
+	require.NoError(t, err)
+	assert.Empty(t, result.SetAside)
+	require.Len(t, result.Outcomes, 1)
+	assert.False(t, result.Outcomes[0].Inserted)
+	assert.Equal(t, []string{"80 told"}, c.alerts(user))
+	assert.Equal(t, 1, c.notified(user))
+	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job"))
+	assert.Zero(t, c.pending())
+}
+
 func TestADroppedNotificationIsNotSaidToBeTold(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)

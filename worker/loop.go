@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -278,12 +279,12 @@ func (l *loop) ended(working context.Context, err error) error {
 		return nil
 	case working.Err() != nil:
 		return context.Cause(working)
-	case errors.Is(err, errLead), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
+	case errors.Is(err, errLead), errors.Is(err, errUnanswered), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
 		return err
 	}
 	pause := l.failed(store.Window, err)
 	if l.unanswered(err) {
-		return err
+		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	l.wait(working, pause)
 	return nil
@@ -294,6 +295,9 @@ func (l *loop) ended(working context.Context, err error) error {
 func (l *loop) briefly(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, max(l.config.LeadTimeout, connectWithin))
 }
+
+// errUnanswered ends a lead, see unanswered.
+var errUnanswered = errors.New("no answer on the connections of ticks")
 
 // unanswered reports whether the connections of ticks have been without an answer
 // for so long that another replica had better lead. Ticks may go another way than the

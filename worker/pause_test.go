@@ -56,7 +56,7 @@ func TestRowsThatToldAreCountedOnce(t *testing.T) {
 
 func TestTicksGrowLongerWhileCatchingUpLasts(t *testing.T) {
 	t.Parallel()
-	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}}
+	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}, metrics: NewMetrics("", "")}
 	l := w.newLoop(nil)
 	left := func(took time.Duration) { l.adapt(store.TickResult{Kind: store.Window, Bounded: true}, took) }
 	l.slice = 100_000
@@ -78,6 +78,7 @@ func TestTicksGrowLongerWhileCatchingUpLasts(t *testing.T) {
 	left(8 * time.Second)
 	assert.InDelta(t, 200_000, l.slice, 2)
 
-	l.adapt(store.TickResult{Kind: store.Window}, 3*time.Second)
-	assert.EqualValues(t, 100_000, l.slice, "as before, when all is caught up with")
+	l.caughtUp()
+	assert.EqualValues(t, 100_000, l.slice, "as before")
+	assert.Equal(t, 800*time.Millisecond, l.target())
 }

@@ -22,8 +22,10 @@ const (
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
 	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take after
-	// catching up for long.
+	// catching up for long, and longestTick how long at the most: far less than a tick's
+	// minute.
 	longestTarget = 5
+	longestTick   = 10 * time.Second
 )
 
 // decisionsPerTick bounds what one tick tells. Ten thousand users take it about a
@@ -46,15 +48,6 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if l.failures == 0 && l.behind.IsZero() {
 		l.metrics.UncountedSince(began)
 	}
-	if !l.silent.IsZero() { // a tick would wait for a minute and more
-		asking, cancel := l.briefly(ctx)
-		err := l.store.Ping(asking)
-		cancel()
-		if err != nil {
-			return l.recover(ctx, kind, err)
-		}
-		l.silent = time.Time{}
-	}
 	result, err := l.attempt(ctx, kind)
 	took := time.Since(began)
 	if err != nil {
@@ -71,8 +64,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
 				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
 		}
-		l.behind = time.Time{}
-		l.metrics.AllCounted()
+		l.caughtUp()
 		return false, l.config.PauseMin, nil
 	}
 	l.metrics.Tick(string(kind), OutcomeCompleted, took)
@@ -126,13 +118,25 @@ func rowsThatTold(outcomes []store.Outcome) int64 {
 	return n
 }
 
+// errBeforehand is of what comes before a tick, and says nothing of how long that takes.
+var errBeforehand = errors.New("before the tick")
+
 func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
+	if !l.silent.IsZero() { // a tick would wait for a minute and more
+		asking, cancel := l.briefly(ctx)
+		err := l.store.Ping(asking)
+		cancel()
+		if err != nil {
+			return store.TickResult{}, fmt.Errorf("%w: %w", errBeforehand, err)
+		}
+		l.silent = time.Time{}
+	}
 	if l.periods == nil || !l.lastNow.Before(l.periods.ValidUntil()) {
 		asking, cancel := l.briefly(ctx)
 		periods, err := l.store.Periods(asking, l.config.TimeZone)
 		cancel()
 		if err != nil {
-			return store.TickResult{}, err
+			return store.TickResult{}, fmt.Errorf("%w: %w", errBeforehand, err)
 		}
 		l.periods = periods
 		if periods.BudgetBegins() {
@@ -256,7 +260,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	if store.IsData(err) && !l.isolated {
 		l.isolated = true
 	}
-	if store.IsTimeout(err) { // as much again would take as long: nobody would be told
+	if store.IsTimeout(err) && !errors.Is(err, errBeforehand) { // as much again would take as long: nobody would be told
 		l.timeouts++
 		l.slice = scaled(l.slice, 0.5, minSlice, maxSlice)
 		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
@@ -268,14 +272,13 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 func (l *loop) failedTick(kind store.Kind, err error) (bool, time.Duration, error) {
 	pause := l.failed(kind, err)
 	if l.unanswered(err) {
-		return false, 0, fmt.Errorf("no answer on the connections of ticks: %w", err)
+		return false, 0, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return true, pause, nil
 }
 
-// adapt moves the slice toward what takes as long as a tick should, and back when
-// all is caught up with. After timeouts it has more users corrected and told in a tick
-// again, where that is short.
+// adapt moves the slice toward what takes as long as a tick should, and after
+// timeouts has more users corrected and told in a tick again, where that is short.
 func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
@@ -287,9 +290,6 @@ func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	}
 	if target == l.config.TickTarget {
 		l.ordinary = l.slice
-	}
-	if !result.Bounded {
-		l.slice = l.ordinary
 	}
 	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
 		l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
@@ -308,7 +308,13 @@ func (l *loop) target() time.Duration {
 	if l.behind.IsZero() {
 		return target
 	}
-	return min(max(time.Since(l.behind)/4, target), longestTarget*target)
+	return min(max(time.Since(l.behind)/4, target), max(target, min(longestTarget*target, longestTick)))
+}
+
+// caughtUp has slices as they were before a worker was catching up for long.
+func (l *loop) caughtUp() {
+	l.behind, l.slice = time.Time{}, l.ordinary
+	l.metrics.AllCounted()
 }
 
 func scaled(n int64, factor float64, least, most int64) int64 {
@@ -328,8 +334,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		}
 		l.metrics.UncountedSince(time.Now().Add(-behind))
 	} else {
-		l.behind = time.Time{}
-		l.metrics.AllCounted()
+		l.caughtUp()
 	}
 	if result.Kind == store.Window {
 		l.metrics.Rows.Add(float64(result.Rows))

@@ -65,6 +65,13 @@ var drills = []drill{
 		says: []string{"reconcile.difference", "tokenalert_usage_changed"},
 	},
 	{
+		alert: "TokenalertRowsSkipped", fault: "an application writes usage of an infinite instant",
+		strike: func(ctx context.Context, s *site) error {
+			return execute(ctx, s.owner, fmt.Sprintf("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, created_at) SELECT id, organization_id, 1, 'infinity' FROM users WHERE id = '%s'", s.during))
+		},
+		says: []string{"rows.skipped", "infinity"},
+	},
+	{
 		alert: "TokenalertBellStuck", fault: "the trigger that rings is disabled",
 		settings: []string{"TOKENALERT_BELL_LEASE=3s", "TOKENALERT_BELL_RENEWAL=1s", "TOKENALERT_LEAD_PING=400ms"},
 		strike: func(ctx context.Context, s *site) error {
