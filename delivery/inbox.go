@@ -12,11 +12,9 @@ type inbox struct {
 	store *store.Store
 }
 
-// deliver writes the notification that the alert's database has, with its id.
+// deliver writes the notification that the alert's database has, with its id. What a
+// constraint or trigger there refuses is tried again as anything else is: the user may
+// not be there yet.
 func (c *inbox) deliver(ctx context.Context, a *store.ToldAlert) error {
-	err := c.store.CopyNotification(ctx, c.writer(a).Notification(a))
-	if store.IsData(err) {
-		return permanent(err)
-	}
-	return err
+	return c.store.CopyNotification(ctx, c.writer(a).Notification(a))
 }

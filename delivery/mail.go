@@ -65,13 +65,12 @@ func (c *mailer) deliver(ctx context.Context, a *store.ToldAlert) error {
 	if err != nil {
 		return err
 	}
-	content := c.compose(a, r)
 	address := net.JoinHostPort(server.Host, strconv.Itoa(server.Port))
 	l := c.line(address)
 	if later := l.enter(ctx); later > 0 {
 		return laterError{errBusy, later}
 	}
-	err = email.Send(ctx, server, content)
+	err = email.Send(ctx, server, c.compose(a, r)) // no more of these at a time than are sent
 	l.leave(err != nil && !email.Permanent(err))
 	if err != nil {
 		if email.Permanent(err) {

@@ -183,6 +183,9 @@ BEGIN
             EXECUTE format('ALTER TABLE tokenalert_archive.%I SET SCHEMA tokenalert', kept);
         END LOOP;
         DROP SCHEMA tokenalert_archive CASCADE;
+        -- A down that came no further than here has left the chain: what the triggers have
+        -- not seen since is found by a full count.
+        INSERT INTO tokenalert.recounts (cause) VALUES ('taken_over');
     END IF;
 END
 $do$;
@@ -242,6 +245,8 @@ BEGIN
     IF to_regclass('tokenalert.river_job') IS NOT NULL THEN
         CREATE TABLE tokenalert_archive.deliveries AS SELECT args, kind, max_attempts, queue, created_at FROM tokenalert.river_job
         WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled');
+        -- An up may come before the rest of this down.
+        DELETE FROM tokenalert.river_job WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled');
     END IF;
 END
 $do$;

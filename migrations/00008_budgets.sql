@@ -239,8 +239,13 @@ BEGIN
             tokenalert.archived_budget_periods, tokenalert.archived_budget_alerts;
         -- Shares of the time in between: a chain that goes on has not counted them. What
         -- lies before the previous period is history.
-        UPDATE tokenalert.budgets b SET counted = false, since = greatest(b.since, tokenalert.period_start(b.reset_day, b.time_zone,
-            tokenalert.period_start(b.reset_day, b.time_zone, tokenalert.now()) - interval '1 microsecond'));
+        UPDATE tokenalert.budgets b SET counted = false, since = greatest(b.since, tokenalert.period_start(b.reset_day, z.time_zone,
+            tokenalert.period_start(b.reset_day, z.time_zone, tokenalert.now()) - interval '1 microsecond'))
+        FROM (SELECT o.organization_id, -- as ticks do
+                     CASE WHEN o.time_zone IN (SELECT n.name FROM pg_timezone_names n) THEN o.time_zone
+                          ELSE coalesce((SELECT s.time_zone FROM tokenalert.settings s), 'UTC') END AS time_zone
+              FROM tokenalert.budgets o OFFSET 0) z
+        WHERE z.organization_id = b.organization_id;
     END IF;
 END
 $do$;
@@ -298,7 +303,7 @@ BEGIN
                 INTO recipient.server USING organization;
             END IF;
             IF to_regclass(%4$L || '.organization_email_templates') IS NOT NULL THEN
-                EXECUTE 'SELECT jsonb_build_object(''subject'', t.subject_template, ''body'', t.body_template, ''html'', t.is_html)
+                EXECUTE 'SELECT jsonb_build_object(''subject'', left(t.subject_template, 100001), ''body'', left(t.body_template, 100001), ''html'', t.is_html)
                     FROM ' || %4$L || '.organization_email_templates t
                     WHERE t.organization_id = $1 AND t.is_enabled AND t.template_key = $2 LIMIT 1'
                 INTO recipient.template USING organization, own_words;

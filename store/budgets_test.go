@@ -80,6 +80,19 @@ func TestUpCopiesBudgetsBackBeforeItLocks(t *testing.T) {
 	assert.Equal(t, 1, ask[int](s, "SELECT count(*) FROM tokenalert.budget_shares"))
 }
 
+// A dump may be restored where fewer zones are known.
+func TestUpWithAnArchivedBudgetOfAnUnknownZone(t *testing.T) {
+	t.Parallel()
+	s := migratedSite(t, host.CMS)
+	s.use(s.user(0), 10)
+	s.budget(s.org, 1000, 1, "UTC")
+	s.workBudgets()
+	s.down()
+	s.exec("UPDATE tokenalert_archive.archived_budgets SET time_zone = 'Atlantis/Poseidonis'")
+	s.up()
+	assert.Equal(t, 1, ask[int](s, "SELECT count(*) FROM tokenalert.budgets"))
+}
+
 // ofBudget are the candidates of the last tick that are about budgets.
 func (c *counter) ofBudget() []store.Candidate {
 	return slices.DeleteFunc(slices.Clone(c.seen), func(c store.Candidate) bool { return !c.OfBudget() })

@@ -69,7 +69,7 @@ func examineWire(ctx context.Context, e *examination, tx pgx.Tx, x *Examined) er
 		}
 	}
 	find("DATABASE_URL", tx.Conn())
-	if e.store.direct.config.Host == e.store.pool.Config().ConnConfig.Host {
+	if e.store.direct.config.ConnString() == e.store.pool.Config().ConnConfig.ConnString() {
 		return nil
 	}
 	direct, err := e.store.connect(ctx, appDoctor)

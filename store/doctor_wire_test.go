@@ -227,6 +227,10 @@ func TestTheDoctorFindsAnUnverifiedServer(t *testing.T) {
 	socket := examined(t, diagnose(t, g.URL("postgres"), g.address(here.String(), "sslmode=require"), doctorRequest(t)), "encryption").Findings
 	require.Len(t, socket, 1, "the other way to the server is looked at as well")
 	assert.Contains(t, socket[0].Remedy, "TOKENALERT_LISTEN_URL")
+	same := examined(t, diagnose(t, g.address(here.String(), "sslmode=verify-full&sslrootcert="+ca.file), g.address(here.String(), "sslmode=disable"),
+		doctorRequest(t)), "encryption").Findings
+	require.Len(t, same, 1, "also where it is to the same host")
+	assert.Contains(t, same[0].Remedy, "TOKENALERT_LISTEN_URL")
 }
 
 func setting(t *testing.T, conn *pgx.Conn, name string) (value string) {

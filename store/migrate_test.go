@@ -11,6 +11,7 @@ import (
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
 	"tokenalert/migrations"
+	"tokenalert/store"
 )
 
 // starts are what the host's database may be before we come: the three of the
@@ -118,6 +119,33 @@ func TestUpDownUpLosesNothing(t *testing.T) {
 			assert.Equal(t, 2, s.notified(one))
 		})
 	}
+}
+
+// A down that stops where the host has its trigger back, and then an up.
+func TestUpAfterADownThatStoppedOnItsWay(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t, host.CMS)
+	c.delivering("email")
+	told, lowered := c.user(100), c.user(1000)
+	c.use(told, 90)
+	c.use(lowered, 500)
+	c.settle()
+	job := "SELECT array_agg(args::text) FROM tokenalert.river_job"
+	before := ask[[]string](c.site, job)
+	require.Len(t, before, 1)
+	m := c.migrator(pgtest.Owner, nil)
+	for range 3 {
+		require.NoError(t, m.DownOne(t.Context()))
+	}
+	c.exec("UPDATE users SET monthly_token_limit = 600 WHERE id = $1", lowered) // which nobody notices
+	c.up()
+	assert.Equal(t, before, ask[[]string](c.site, job))
+	c.store = c.runtime()
+	_, err := c.try(c.store, c.request(store.Window))
+	require.ErrorIs(t, err, store.ErrNeedsFull)
+	c.count(store.Full)
+	assert.Equal(t, []string{"80 told"}, c.alerts(lowered))
+	assert.Equal(t, []string{"80 told"}, c.alerts(told))
 }
 
 func TestUpAfterDownKeepsWhatTheHostToldSince(t *testing.T) {

@@ -443,8 +443,11 @@ func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, 
 		f.Changes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[PolicyVersion])
 		return err
 	})
+	if SQLState(err) == codePrivilege {
+		return f, fmt.Errorf("policy of %s: it takes the owner of the host's tables: %w", of, err)
+	}
 	if err != nil {
-		return f, fmt.Errorf("policy of %s: %w", of, s.refused(ctx, err))
+		return f, fmt.Errorf("policy of %s: %w", of, err)
 	}
 	return f, nil
 }

@@ -17,6 +17,7 @@ type Status struct {
 	Database      string       `json:"database"`
 	ServerVersion int          `json:"server_version"` // as server_version_num: 150018
 	Settings      *Settings    `json:"settings"`       // in force; nil where no worker has ever led
+	Standby       bool         `json:"standby"`        // where who leads is not to be seen
 	Leader        *Leader      `json:"leader"`         // nil: nobody leads
 	Waiting       int          `json:"waiting"`        // sessions that wait for the lead
 	LastTick      *TickRow     `json:"last_tick"`      // nil: nothing was ever counted
@@ -120,11 +121,11 @@ func (s *Store) Status(ctx context.Context, users int) (Status, error) {
 
 func (st *Status) queueServer(batch *pgx.Batch) {
 	batch.Queue(`
-		SELECT tokenalert.now(), current_database(), current_setting('server_version_num')::integer,
+		SELECT tokenalert.now(), current_database(), current_setting('server_version_num')::integer, pg_is_in_recovery(),
 		       to_timestamp(nullif(v.bell, 0)), coalesce(v.bell > date_part('epoch', clock_timestamp()), false),
 		       current_setting('max_prepared_transactions') <> '0' AND NOT coalesce((SELECT bell_forced FROM tokenalert.settings), false)
 		FROM (SELECT pg_sequence_last_value('tokenalert.doorbell') AS bell) v`).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&st.Now, &st.Database, &st.ServerVersion, &st.Bell.ArmedUntil, &st.Bell.Armed, &st.Bell.Muted)
+		return row.Scan(&st.Now, &st.Database, &st.ServerVersion, &st.Standby, &st.Bell.ArmedUntil, &st.Bell.Armed, &st.Bell.Muted)
 	})
 }
 
@@ -156,7 +157,7 @@ func (st *Status) queueChain(batch *pgx.Batch) {
 		return err
 	})
 	batch.Queue(`WITH `+window+`
-		SELECT count(*), min(created_at) FILTER (WHERE isfinite(created_at)) FROM (
+		SELECT count(*), min(`+inCalendar("created_at")+`) FROM (
 			SELECT l.created_at FROM ranges r, LATERAL (
 				SELECT created_at FROM ai_usage_logs WHERE xact_id >= r.lo AND xact_id < r.hi OFFSET 0) l
 			UNION ALL
@@ -171,9 +172,12 @@ func (st *Status) queueChain(batch *pgx.Batch) {
 
 func (st *Status) queueCorrections(batch *pgx.Batch) {
 	batch.Queue(`
-		SELECT count(*) FILTER (WHERE due), min(coalesce(due_at, at)) FILTER (WHERE due), count(*) FILTER (WHERE NOT due),
+		SELECT count(*) FILTER (WHERE due), min(` + inCalendar("since") + `) FILTER (WHERE due), count(*) FILTER (WHERE NOT due),
 		       count(DISTINCT user_id) FILTER (WHERE cause = 'set_aside'), count(DISTINCT organization_id) FILTER (WHERE cause = 'set_aside')
-		FROM (SELECT *, due_at IS NULL OR due_at <= tokenalert.now() AS due FROM tokenalert.recounts) r`).QueryRow(func(row pgx.Row) error {
+		FROM (SELECT *, due_at IS NULL OR due_at <= tokenalert.now() AS due,
+		             -- Of other causes at is the row's, or the period's.
+		             coalesce(due_at, CASE WHEN cause IN ('user_added', 'user_changed', 'user_deleted', 'limits_changed') THEN at END) AS since
+		      FROM tokenalert.recounts) r`).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&st.Corrections.Due, &st.Corrections.Oldest, &st.Corrections.Later, &st.Corrections.SetAside, &st.Corrections.BudgetsSetAside)
 	})
 }

@@ -193,7 +193,7 @@ var Events = []EventDoc{
 
 	{EventHeadroomUnknown, levelWarn, "How far the server is from refusing connections or writes could not be looked up; tried again within a minute.", []string{"sqlstate", "error"}},
 	{EventTicksPruned, []zapcore.Level{zapcore.DebugLevel, zapcore.WarnLevel}, "Ticks older than `TOKENALERT_TICK_RETENTION` were deleted; warn where that failed.", []string{"ticks", "error"}},
-	{EventStormSummary, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "Lines that repeat were counted in place of being written; at the level of the line that repeated.", []string{"repeated", "user", "setting", "error", "times", "since"}},
+	{EventStormSummary, []zapcore.Level{zapcore.WarnLevel, zapcore.ErrorLevel}, "Lines that repeat were counted in place of being written; at the level of the line that repeated.", []string{"repeated", "user", "organization", "setting", "error", "times", "since"}},
 }
 
 // FieldDoc says what a field holds, and in which unit.

@@ -120,6 +120,7 @@ func causeWords(cause string) string {
 		"usage_changed":   "rows of usage were changed",
 		"usage_deleted":   "rows of usage were deleted",
 		"usage_truncated": "ai_usage_logs was truncated",
+		"taken_over":      "tokenalert was taken down and up again",
 		"user_added":      "the user was added",
 		"user_deleted":    "the user was deleted",
 		"user_changed":    "the reset day or the organization was changed",

@@ -102,7 +102,10 @@ type stormCore struct {
 }
 
 // stormLine is what makes two lines the same.
-type stormLine struct{ event, user, setting, err string }
+type stormLine struct {
+	event, user, setting, err string
+	organization              string // whose budget it is; empty where the line is of a user
+}
 
 type storm struct {
 	level zapcore.Level
@@ -167,13 +170,26 @@ func (l stormLine) with(fields []zapcore.Field) stormLine {
 		case f.Key == "setting" && f.Type == zapcore.StringType:
 			l.setting = f.String
 		case f.Key == "user":
-			// Whatever the id's type, its text.
-			enc := zapcore.NewMapObjectEncoder()
-			f.AddTo(enc)
-			l.user = fmt.Sprint(enc.Fields["user"])
+			l.user = idText(f)
+		case f.Key == "organization":
+			l.organization = idText(f)
 		}
 	}
+	if l.user != "" {
+		l.organization = ""
+	}
 	return l
+}
+
+// idText is an id's text, whatever its type.
+func idText(f zapcore.Field) string {
+	enc := zapcore.NewMapObjectEncoder()
+	f.AddTo(enc)
+	text, ok := enc.Fields[f.Key]
+	if !ok { // a field that was skipped
+		return ""
+	}
+	return fmt.Sprint(text)
 }
 
 // stormOver names, by the event that ends a storm, the event that repeated.
@@ -191,8 +207,10 @@ func (s *storms) count(l stormLine, entry zapcore.Entry) (bool, error) {
 		s.now = entry.Time
 	}
 
-	// Information, fatal lines and alerts are never counted in place of being written.
-	troubles := (entry.Level == zapcore.WarnLevel || entry.Level == zapcore.ErrorLevel) && !strings.HasPrefix(l.event, "alert.")
+	// Information, fatal lines, alerts, and those that are not delivered are never counted
+	// in place of being written.
+	troubles := (entry.Level == zapcore.WarnLevel || entry.Level == zapcore.ErrorLevel) &&
+		!strings.HasPrefix(l.event, "alert.") && l.event != string(EventDeliveryFailed)
 	st, repeats := s.lines[l]
 	repeats = repeats && troubles && s.now.Sub(st.last) < stormEvery
 	if repeats {
@@ -267,6 +285,9 @@ func (s *storms) summarize(which func(stormLine, *storm) bool) error {
 		fields := []zapcore.Field{Event(EventStormSummary), zap.String("repeated", l.event), zap.Int("times", st.times), zap.Time("since", st.since)}
 		if l.user != "" {
 			fields = append(fields, zap.String("user", l.user))
+		}
+		if l.organization != "" {
+			fields = append(fields, zap.String("organization", l.organization))
 		}
 		if l.setting != "" {
 			fields = append(fields, zap.String("setting", l.setting))

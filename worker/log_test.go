@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -287,6 +288,23 @@ func TestStormOfDifferentLines(t *testing.T) {
 	assert.LessOrEqual(t, len(storms.lines), stormLines)
 	require.NoError(t, log.Sync())
 	assert.Len(t, readLogLines(t, out), 2*users)
+}
+
+// Lines about budgets are of an organization; and a delivery that is given up is one
+// of many that look alike.
+func TestStormOfOrganizations(t *testing.T) {
+	t.Parallel()
+	log, out := newTestLogger(t, newLogClock())
+	for _, organization := range []uuid.UUID{{1}, {2}, {1}} {
+		log.Error("set aside", Event(EventUserSetAside), zap.Stringer("organization", organization), zap.Error(errors.New("the same")))
+		log.Error("not delivered", Event(EventDeliveryFailed), zap.Stringer("organization", organization), zap.Error(errors.New("the same")))
+		log.Error("set aside", Event(EventUserSetAside), zap.Stringer("organization", organization), zap.Stringer("user", uuid.UUID{7}), zap.Error(errors.New("the same")))
+	}
+	count := map[string]int{}
+	for _, line := range readLogLines(t, out) {
+		count[line["event"].(string)+" "+fmt.Sprint(line["user"] != nil)]++
+	}
+	assert.Equal(t, map[string]int{"user.set_aside false": 2, "user.set_aside true": 1, "delivery.failed false": 3}, count)
 }
 
 // A line that does not come again is forgotten.

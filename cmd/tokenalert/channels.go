@@ -16,8 +16,19 @@ func (s settings) channels() delivery.Channels {
 		}
 		return func() (string, error) { return s.secret(name) }
 	}
+	notifications := source(notificationsVar)
+	if notifications != nil {
+		// Each time it is read: pgx quotes a connection string that it cannot read.
+		notifications = func() (string, error) {
+			value, err := s.secret(notificationsVar)
+			if fault := connectionFault(value); err == nil && fault != "" {
+				return "", fmt.Errorf("%s %s", s.origin(notificationsVar), fault)
+			}
+			return value, err
+		}
+	}
 	c := delivery.Channels{
-		Notifications: source(notificationsVar),
+		Notifications: notifications,
 		Email:         s.Email == "on",
 		SMTP:          source(smtpVar),
 		From:          unlessOff(s.EmailFrom),
@@ -45,10 +56,7 @@ func (s settings) checkChannels() error {
 	var errs []error
 	c := s.channels()
 	if c.Notifications != nil {
-		value, err := s.secret(notificationsVar)
-		if fault := connectionFault(value); err == nil && fault != "" {
-			err = fmt.Errorf("%s %s", s.origin(notificationsVar), fault)
-		}
+		_, err := c.Notifications()
 		errs = append(errs, err)
 	}
 	for _, about := range []struct {

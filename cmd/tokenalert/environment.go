@@ -125,21 +125,33 @@ func (s settings) secret(name string) (string, error) {
 	case s.environment[name] != "":
 		return "", fmt.Errorf("%s and %s are both given; only one of them may be", name, name+fileSuffix)
 	}
+	shown := shownPath(path)
 	content, err := os.ReadFile(path) //nolint:gosec // it is the operator who names it
 	if file, ok := errors.AsType[*fs.PathError](err); ok {
 		err = file.Err
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s names %q, which cannot be read: %w", name+fileSuffix, path, err)
+		return "", fmt.Errorf("%s names %s, which cannot be read: %w", name+fileSuffix, shown, err)
 	}
 	text := strings.TrimSpace(string(content))
 	switch {
 	case text == "":
-		return "", fmt.Errorf("%s names %q, which is empty; it is to hold %s", name+fileSuffix, path, holds)
+		return "", fmt.Errorf("%s names %s, which is empty; it is to hold %s", name+fileSuffix, shown, holds)
 	case strings.ContainsAny(text, "\r\n"):
-		return "", fmt.Errorf("%s names %q, which has more than one line; it is to hold %s and nothing else", name+fileSuffix, path, holds)
+		return "", fmt.Errorf("%s names %s, which has more than one line; it is to hold %s and nothing else", name+fileSuffix, shown, holds)
 	}
 	return text, nil
+}
+
+// shownPath is the path of a file in an error; or that it is not shown, where somebody
+// has given in its place what the file is to hold.
+func shownPath(path string) string {
+	for _, sign := range []string{"://", "@", "=", "whsec_"} {
+		if strings.Contains(path, sign) {
+			return "(not shown)"
+		}
+	}
+	return strconv.Quote(path)
 }
 
 // origin is the variable that a connection string comes from.
@@ -215,6 +227,8 @@ func (s settings) print(w io.Writer) error {
 		if slices.ContainsFunc(secrets, func(secret worker.Setting) bool { return secret.Name == row.Name }) {
 			row.Value = maskSecret(row.Name, row.Value)
 			from = s.origin(row.Name)
+		} else if strings.HasSuffix(row.Name, fileSuffix) && shownPath(row.Value) != strconv.Quote(row.Value) {
+			row.Value = mask
 		}
 		if _, found := s.environment[from]; found {
 			line(&given, row.Name, row.Value)

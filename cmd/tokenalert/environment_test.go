@@ -137,6 +137,9 @@ func TestLoadSettingsOfDeliveries(t *testing.T) {
 		{[]string{"TOKENALERT_WEBHOOK_URL=http://h.example/hunter2", signed}, []string{"TOKENALERT_WEBHOOK_URL is http to h.example; it must be https, or TOKENALERT_WEBHOOK_ALLOW must hold that host"}},
 		{[]string{"TOKENALERT_WEBHOOK_URL=https://169.254.169.254/hunter2", signed}, []string{"TOKENALERT_WEBHOOK_URL: its address 169.254.169.254 is private or special"}},
 		{[]string{"TOKENALERT_WEBHOOK_ALLOW=https://h/hunter3"}, []string{"TOKENALERT_WEBHOOK_ALLOW holds an entry (not shown) that is none of these"}},
+		{[]string{"DATABASE_URL_FILE=postgres://ann:hunter2@h/db"}, []string{"DATABASE_URL_FILE names (not shown), which cannot be read: no such file or directory"}},
+		{[]string{"DATABASE_URL_FILE=host=h password=hunter2"}, []string{"DATABASE_URL_FILE names (not shown), which cannot be read: no such file or directory"}},
+		{[]string{hook, "TOKENALERT_WEBHOOK_SECRET_FILE=whsec_hunter2"}, []string{"TOKENALERT_WEBHOOK_SECRET_FILE names (not shown), which cannot be read: no such file or directory"}},
 		{[]string{"TOKENALERT_NOTIFICATIONS_URL=hunter2"}, []string{"TOKENALERT_NOTIFICATIONS_URL is neither a postgres:// URL nor "}},
 		{[]string{"TOKENALERT_NOTIFICATIONS_URL_FILE=" + inFile("broken", "hunter2")}, []string{"TOKENALERT_NOTIFICATIONS_URL_FILE is neither a postgres:// URL nor "}},
 		{[]string{"TOKENALERT_WEBHOOK_URL_FILE=" + dir + "/broken", "TOKENALERT_WEBHOOK_SECRET_FILE=" + dir + "/broken"}, []string{
@@ -523,4 +526,20 @@ func FuzzMaskConnection(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A file may be faulty when it is read again, and its content in no error.
+func TestAConnectionStringThatIsReadAgainIsNotShown(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "url")
+	require.NoError(t, os.WriteFile(file, []byte("postgres://ann:hunter2@h/db"), 0o600))
+	s, err := loadSettings([]string{"TOKENALERT_NOTIFICATIONS_URL_FILE=" + file})
+	require.NoError(t, err)
+	for _, faulty := range []string{"hunter2", "password=two hunter2", `{"password": "hunter2"}`, "postgres://ann:hun/ter2@h/db"} {
+		require.NoError(t, os.WriteFile(file, []byte(faulty), 0o600))
+		url, err := s.channels().Notifications()
+		require.ErrorContains(t, err, "TOKENALERT_NOTIFICATIONS_URL_FILE", faulty)
+		assert.NotContains(t, err.Error(), "ter2")
+		assert.Empty(t, url)
+	}
 }

@@ -108,6 +108,9 @@ func TestPolicyCommands(t *testing.T) {
 	status, _, stderr := typed(t, []string{"DATABASE_URL=" + worker}, "policy", "remove", "--organization", org)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "it takes the owner of the host's tables")
+	status, _, stderr = typed(t, []string{"DATABASE_URL=" + worker}, "policy", "show", "--organization", org)
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "it takes the owner of the host's tables")
 }
 
 // What is printed of a budget, or a limit, says 100.0 where it is reached, and not

@@ -48,6 +48,8 @@ func (v view) leader(st store.Status) string {
 		waiting = fmt.Sprintf("; %d waiting to take over", st.Waiting)
 	}
 	switch l := st.Leader; {
+	case l == nil && st.Standby:
+		return "not to be seen on a standby"
 	case l == nil:
 		return v.bad.Render("nobody leads") + ": nobody is told; start `tokenalert run`" + waiting
 	case l.Since == nil:

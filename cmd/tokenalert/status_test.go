@@ -168,6 +168,36 @@ func TestStatusSaysWhatItCannotSee(t *testing.T) {
 	assert.Contains(t, stderr, "tokenalert migrate up")
 }
 
+// What a row says of its time says nothing of how long its correction has waited.
+func TestStatusOfCorrectionsOfOldRows(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	user := p.user(1000)
+	for _, at := range []string{"'infinity'", "now() - interval '20 days'"} {
+		p.exec("INSERT INTO ai_usage_logs (user_id, organization_id, tokens_used, created_at) VALUES ($1, $2, 1, "+at+")", user, p.org)
+	}
+	p.exec("DELETE FROM tokenalert.recounts")
+	p.exec("DELETE FROM ai_usage_logs")
+	status := func() store.Corrections {
+		t.Helper()
+		exit, stdout, stderr := typed(t, databaseEnvironment(p.db.WorkerURLs()), "status", "--output", "json")
+		require.Equal(t, 0, exit, stderr)
+		var s store.Status
+		require.NoError(t, json.Unmarshal([]byte(stdout), &s))
+		return s.Corrections
+	}
+	assert.Equal(t, store.Corrections{Due: 2}, status())
+	p.user(1000)
+	require.NotNil(t, status().Oldest)
+	assert.WithinDuration(t, time.Now(), *status().Oldest, time.Minute)
+}
+
+func TestStatusOfAStandby(t *testing.T) {
+	t.Parallel()
+	assert.Contains(t, view{}.leader(store.Status{}), "nobody leads")
+	assert.NotContains(t, view{}.leader(store.Status{Standby: true}), "nobody leads")
+}
+
 func TestStatusWatches(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)

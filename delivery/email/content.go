@@ -72,7 +72,8 @@ const (
 
 // Compose writes what f says, as own has it or else in the standard form. It
 // also returns the names of placeholders in own that nothing is known for. A
-// subject or body of own that comes out blank is replaced by the standard one.
+// subject or body of own that comes out blank, or is too long, is replaced by the
+// standard one.
 func Compose(f Facts, own *Template) (Content, []string) {
 	if linkTexts[f.Language] == "" {
 		f.Language = "es"
@@ -99,7 +100,7 @@ func Compose(f Facts, own *Template) (Content, []string) {
 	if own == nil {
 		return c, nil
 	}
-	subject, unknown := fill(own.Subject, values, asIs)
+	subject, unknown := fill(withinBounds(own.Subject), values, asIs)
 	if subject = oneLine(subject, maxSubject); subject != "" {
 		c.Subject = subject
 	}
@@ -107,7 +108,7 @@ func Compose(f Facts, own *Template) (Content, []string) {
 	if own.HTML {
 		escape = html.EscapeString
 	}
-	body, missing := fill(own.Body, values, escape)
+	body, missing := fill(withinBounds(own.Body), values, escape)
 	if body = lines(body); strings.TrimSpace(body) != "" {
 		// Beside the organization's HTML stands our own text, for who reads no HTML.
 		if own.HTML {
@@ -119,6 +120,21 @@ func Compose(f Facts, own *Template) (Content, []string) {
 	unknown = append(unknown, missing...)
 	slices.Sort(unknown)
 	return c, slices.Compact(unknown)
+}
+
+// Bounds of an organization's template: many are filled at a time, by the process that
+// counts.
+const (
+	maxTemplate     = 100_000 // octets
+	maxPlaceholders = 200
+)
+
+// withinBounds is a template, or none where it is too long.
+func withinBounds(text string) string {
+	if len(text) > maxTemplate || strings.Count(text, "{{") > maxPlaceholders {
+		return ""
+	}
+	return text
 }
 
 func standardText(f Facts) string {

@@ -100,6 +100,14 @@ func TestComposeFromTemplate(t *testing.T) {
 			standard.Subject, standard.Text, standard.HTML,
 			[]string{"nobody"},
 		},
+		"too long": {
+			Template{Subject: strings.Repeat("x", maxTemplate+1), Body: strings.Repeat("x", maxTemplate+1)},
+			standard.Subject, standard.Text, standard.HTML, nil,
+		},
+		"too many placeholders": {
+			Template{Subject: "a", Body: strings.Repeat("{{message}}", maxPlaceholders+1)},
+			"a", standard.Text, standard.HTML, nil,
+		},
 		"controls": {
 			Template{Subject: "a\r\nBcc: x@example.com\n\x00\u2028b\u202e", Body: "a\x00\x1b[31m\rb\r\n.\nc\td"},
 			"a Bcc: x@example.com b", "a[31m\nb\n.\nc\td", "", nil,

@@ -20,6 +20,28 @@ const sendLimit = 30 * time.Second
 // quitLimit is how long a server may take to say goodbye.
 const quitLimit = time.Second
 
+// answersLimit bounds what a server may say in all, in octets. The client below
+// collects an answer, however long, and so would the memory of the process that
+// counts.
+const answersLimit = 1 << 20
+
+var errTalks = errors.New("the server says more than any has to")
+
+// bounded is a connection of which no more than left octets are read.
+type bounded struct {
+	net.Conn
+	left int
+}
+
+func (c *bounded) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errTalks
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
+}
+
 // Send hands c to s over a connection of its own. Permanent tells of an error
 // whether there is any use in trying again.
 func Send(ctx context.Context, s Server, c Content) error {
@@ -42,10 +64,11 @@ func Send(ctx context.Context, s Server, c Content) error {
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", s.address())
+	dialed, err := dialer.DialContext(ctx, "tcp", s.address())
 	if err != nil {
 		return failed(ctx, connecting, err)
 	}
+	conn := &bounded{dialed, answersLimit}
 	defer func() { _ = conn.Close() }()
 	// The protocol's client takes no context. Whatever waits for the connection
 	// is woken by a deadline that has passed.

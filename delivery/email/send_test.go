@@ -281,13 +281,15 @@ func TestSendIsCutOff(t *testing.T) {
 		play func(*line)
 		want string
 	}{
-		"before the greeting":   {func(*line) {}, "smtp: the greeting: "},
-		"a greeting of refusal": {func(l *line) { l.say("554 5.7.1 go away") }, "smtp: the greeting: 554 5.7.1 go away"},
-		"busy":                  {func(l *line) { l.say("421 4.3.2 busy") }, "smtp: the greeting: 421 4.3.2 busy"},
-		"no server of mail":     {func(l *line) { l.say("HTTP/1.1 400 Bad Request") }, "smtp: the greeting: "},
-		"at MAIL":               {func(l *line) { l.until("MAIL") }, "smtp: MAIL: "},
-		"at RCPT":               {func(l *line) { l.until("RCPT") }, "smtp: RCPT: "},
-		"at DATA":               {func(l *line) { l.until("DATA") }, "smtp: DATA: "},
+		"before the greeting":            {func(*line) {}, "smtp: the greeting: "},
+		"a greeting of refusal":          {func(l *line) { l.say("554 5.7.1 go away") }, "smtp: the greeting: 554 5.7.1 go away"},
+		"busy":                           {func(l *line) { l.say("421 4.3.2 busy") }, "smtp: the greeting: 421 4.3.2 busy"},
+		"no server of mail":              {func(l *line) { l.say("HTTP/1.1 400 Bad Request") }, "smtp: the greeting: "},
+		"a greeting of one endless line": {func(l *line) { l.endlessly("220 ", "x") }, "smtp: the greeting: the server says more"},
+		"an endless greeting":            {func(l *line) { l.endlessly("", "220-hello\r\n") }, "smtp: the greeting: the server says more"},
+		"at MAIL":                        {func(l *line) { l.until("MAIL") }, "smtp: MAIL: "},
+		"at RCPT":                        {func(l *line) { l.until("RCPT") }, "smtp: RCPT: "},
+		"at DATA":                        {func(l *line) { l.until("DATA") }, "smtp: DATA: "},
 		"in the message": {func(l *line) {
 			l.until("DATA")
 			l.say("354 go on")

@@ -61,6 +61,14 @@ type line struct {
 
 func (l *line) say(text string) { _, _ = io.WriteString(l, text+"\r\n") }
 
+// endlessly says something again and again, until nobody listens.
+func (l *line) endlessly(first, again string) {
+	_, err := io.WriteString(l, first)
+	for again = strings.Repeat(again, 1000); err == nil; {
+		_, err = io.WriteString(l, again)
+	}
+}
+
 // hear waits for a command, and returns it or the empty string at the end.
 func (l *line) hear() string {
 	command, _ := l.in.ReadString('\n')
