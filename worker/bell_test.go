@@ -68,7 +68,7 @@ func TestAnInsertDoesNotRingWhileTheWorkerIsAwake(t *testing.T) {
 	release := w.db.HoldTicks(t)
 	w.use(user, 850)
 	o.held()
-	r.await(worker.EventBellDisarmed)
+	w.eventually(func() bool { return !o.armed() }, "the bell is not silenced")
 	require.LessOrEqual(t, o.rang(), 1)
 	for range 20 {
 		w.use(other, 50)
@@ -92,7 +92,7 @@ func TestATransactionOlderThanTheSleepIsToldWhenItCommits(t *testing.T) {
 	release := w.db.HoldTicks(t)
 	w.use(other, 850)
 	o.held()
-	r.await(worker.EventBellDisarmed)
+	w.eventually(func() bool { return !o.armed() }, "the bell is not silenced")
 	o.rang()
 
 	tx, err := w.writer.Begin(t.Context())
