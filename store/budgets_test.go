@@ -59,14 +59,34 @@ func (c *counter) share(user uuid.UUID) int64 {
 		WHERE organization_id = $1 AND user_id = $2 AND period_start <= tokenalert.now() ORDER BY period_start DESC LIMIT 1), 0)::bigint`, c.org, user)
 }
 
-// Inserts do not wait while what a down has kept of budgets is copied back.
-func TestUpCopiesBudgetsBackBeforeItLocks(t *testing.T) {
-	t.Parallel()
+// holdsBeginning holds who lists what was used of a budget, at the end of their look,
+// until release; held reports whether somebody waits there.
+func (c *counter) holdsBeginning() (held func() bool, release func()) {
+	c.t.Helper()
+	c.exec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM set_config(''lock_timeout'', ''0'', true), pg_advisory_xact_lock(77); RETURN NULL; END'`)
+	c.exec(`CREATE TRIGGER hold AFTER INSERT ON tokenalert.recounts FOR EACH ROW WHEN (NEW.cause = 'budget_begins' AND NEW.user_id IS NOT NULL) EXECUTE FUNCTION hold()`)
+	holder := c.session()
+	holder.exec("SELECT pg_advisory_lock(77)")
+	return func() bool {
+		return ask[bool](c.site, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted)")
+	}, func() { holder.exec("SELECT pg_advisory_unlock(77)") }
+}
+
+// archivedBudget is a site that a down has left, with the budget of an organization.
+func archivedBudget(t *testing.T) *site {
+	t.Helper()
 	s := migratedSite(t, host.CMS)
 	s.use(s.user(0), 10)
 	s.budget(s.org, 1000, 1, "UTC")
 	s.workBudgets()
 	s.down()
+	return s
+}
+
+// Inserts do not wait while what a down has kept of budgets is copied back.
+func TestUpCopiesBudgetsBackBeforeItLocks(t *testing.T) {
+	t.Parallel()
+	s := archivedBudget(t)
 	s.exec(`CREATE FUNCTION unlocked() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
 		IF EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'ai_usage_logs'::regclass
 				AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')) THEN
@@ -83,11 +103,7 @@ func TestUpCopiesBudgetsBackBeforeItLocks(t *testing.T) {
 // A dump may be restored where fewer zones are known.
 func TestUpWithAnArchivedBudgetOfAnUnknownZone(t *testing.T) {
 	t.Parallel()
-	s := migratedSite(t, host.CMS)
-	s.use(s.user(0), 10)
-	s.budget(s.org, 1000, 1, "UTC")
-	s.workBudgets()
-	s.down()
+	s := archivedBudget(t)
 	s.exec("UPDATE tokenalert_archive.archived_budgets SET time_zone = 'Atlantis/Poseidonis'")
 	s.up()
 	assert.Equal(t, 1, ask[int](s, "SELECT count(*) FROM tokenalert.budgets"))
@@ -162,25 +178,19 @@ func TestABudgetThatIsSetAgainWhileItBegins(t *testing.T) {
 	c.budget(c.org, 1000, 1, "UTC")
 	c.calendar()
 	c.settle()
-	// Held at the end of its look.
-	c.exec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END'`)
-	c.exec(`CREATE TRIGGER hold AFTER INSERT ON tokenalert.recounts FOR EACH ROW WHEN (NEW.cause = 'budget_begins' AND NEW.user_id IS NOT NULL) EXECUTE FUNCTION hold()`)
-	holder := c.session()
-	holder.exec("SELECT pg_advisory_lock(77)")
+	held, release := c.holdsBeginning()
 	done := make(chan error, 1)
 	begins := c.runtime()
 	go func() {
 		_, err := begins.BeginBudgets(context.Background())
 		done <- err
 	}()
-	c.eventually("nobody looks", func() bool {
-		return ask[bool](c.site, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted)")
-	})
+	c.eventually("nobody looks", held)
 	c.budget(c.org, 0, 0, "")
 	c.use(late, 10)
 	c.tick() // in which there is no budget
 	c.budget(c.org, 1000, 1, "UTC")
-	holder.exec("SELECT pg_advisory_unlock(77)")
+	release()
 	require.ErrorIs(t, <-done, store.ErrBudgetChanged)
 	c.exec("DROP TRIGGER hold ON tokenalert.recounts")
 	c.begun()
@@ -309,10 +319,7 @@ func TestATickWaitsNeitherForAComparisonNorForABudgetThatBegins(t *testing.T) {
 	c.calendar()
 	c.settle()
 	// The one waits for a lock, and the other for whoever hears how far it is.
-	c.exec(`CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM set_config(''lock_timeout'', ''0'', true), pg_advisory_xact_lock(77); RETURN NULL; END'`)
-	c.exec(`CREATE TRIGGER hold AFTER INSERT ON tokenalert.recounts FOR EACH ROW WHEN (NEW.cause = 'budget_begins' AND NEW.user_id IS NOT NULL) EXECUTE FUNCTION hold()`)
-	holder := c.session()
-	holder.exec("SELECT pg_advisory_lock(77)")
+	held, release := c.holdsBeginning()
 	var long errgroup.Group
 	long.Go(func() error {
 		_, err := c.store.BeginBudgets(context.Background())
@@ -329,9 +336,7 @@ func TestATickWaitsNeitherForAComparisonNorForABudgetThatBegins(t *testing.T) {
 		return err
 	})
 	<-compares
-	c.eventually("the budget does not begin", func() bool {
-		return ask[bool](c.site, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted)")
-	})
+	c.eventually("the budget does not begin", held)
 
 	c.use(user, 5)
 	soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -339,7 +344,7 @@ func TestATickWaitsNeitherForAComparisonNorForABudgetThatBegins(t *testing.T) {
 	result, err := c.store.Tick(soon, c.request(store.Window), func(store.Kind, time.Time, []store.Candidate) []store.Decision { return nil })
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, result.Rows)
-	holder.exec("SELECT pg_advisory_unlock(77)")
+	release()
 	close(goOn)
 	require.NoError(t, long.Wait())
 }

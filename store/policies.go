@@ -169,13 +169,21 @@ func (s *Store) ChangePolicy(ctx context.Context, of PolicyOf, change PolicyChan
 		}
 		return nil
 	})
+	if errors.Is(err, errDryRun) {
+		err = nil
+	}
+	return c, policyError(of, err)
+}
+
+// policyError says whose policy an error is about, and who may.
+func policyError(of PolicyOf, err error) error {
 	if SQLState(err) == codePrivilege {
-		return c, fmt.Errorf("policy of %s: it takes the owner of the host's tables: %w", of, err)
+		err = fmt.Errorf("it takes the owner of the host's tables: %w", err)
 	}
-	if err != nil && !errors.Is(err, errDryRun) {
-		return c, fmt.Errorf("policy of %s: %w", of, err)
+	if err != nil {
+		err = fmt.Errorf("policy of %s: %w", of, err)
 	}
-	return c, nil
+	return err
 }
 
 func mustExist(ctx context.Context, tx pgx.Tx, of PolicyOf) error {
@@ -443,11 +451,5 @@ func (s *Store) PolicyInForce(ctx context.Context, of PolicyOf) (PolicyInForce, 
 		f.Changes, err = pgx.CollectRows(rows, pgx.RowToStructByPos[PolicyVersion])
 		return err
 	})
-	if SQLState(err) == codePrivilege {
-		return f, fmt.Errorf("policy of %s: it takes the owner of the host's tables: %w", of, err)
-	}
-	if err != nil {
-		return f, fmt.Errorf("policy of %s: %w", of, err)
-	}
-	return f, nil
+	return f, policyError(of, err)
 }

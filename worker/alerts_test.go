@@ -172,10 +172,7 @@ func TestAHeldUserIsToldLaterAndTheOthersNow(t *testing.T) {
 		c.BellRenewal, c.BellLease = time.Minute, 150*time.Second
 	})
 	r.asleep()
-	tx, err := w.db.ConnAs(t, pgtest.Owner).Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", held)
-	require.NoError(t, err)
+	tx := w.holds(held)
 
 	w.use(held, 850)
 	w.use(other, 850)
@@ -198,10 +195,7 @@ func TestAHeldUserIsNotToldWhatIsOnlyRecorded(t *testing.T) {
 	held, other := w.lmsUser(1000), w.lmsUser(1000)
 	w.use(held, 850)
 	w.use(other, 850)
-	tx, err := w.db.ConnAs(t, pgtest.Owner).Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", held)
-	require.NoError(t, err)
+	tx := w.holds(held)
 	w.start(func(c *worker.Config) { c.Backfill = "record" }).await(worker.EventRecountDeferred)
 	require.NoError(t, tx.Commit(t.Context()))
 	waits := w.db.ConnAs(t, pgtest.Owner)
@@ -215,6 +209,16 @@ func TestAHeldUserIsNotToldWhatIsOnlyRecorded(t *testing.T) {
 	w.use(held, 60)
 	w.settle()
 	assert.Equal(t, []int{90}, w.told(held))
+}
+
+// holds has the host hold a user's row, until the transaction ends.
+func (w *world) holds(user uuid.UUID) pgx.Tx {
+	w.t.Helper()
+	tx, err := w.db.ConnAs(w.t, pgtest.Owner).Begin(w.t.Context())
+	require.NoError(w.t, err)
+	_, err = tx.Exec(w.t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", user)
+	require.NoError(w.t, err)
+	return tx
 }
 
 // newLMS is a world whose users have their limits in tokenalert.user_limits.

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"tokenalert/internal/host"
-	"tokenalert/internal/pgtest"
 	"tokenalert/store"
 	"tokenalert/worker"
 )
@@ -258,10 +257,7 @@ func TestExplainAHeldUser(t *testing.T) {
 	user := w.lmsUser(1000)
 	r := w.start()
 	r.asleep()
-	tx, err := w.db.ConnAs(t, pgtest.Owner).Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", user)
-	require.NoError(t, err)
+	tx := w.holds(user)
 	w.use(user, 850)
 	r.await(worker.EventRecountDeferred)
 	e := w.explain(user)

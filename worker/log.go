@@ -185,11 +185,7 @@ func (l stormLine) with(fields []zapcore.Field) stormLine {
 func idText(f zapcore.Field) string {
 	enc := zapcore.NewMapObjectEncoder()
 	f.AddTo(enc)
-	text, ok := enc.Fields[f.Key]
-	if !ok { // a field that was skipped
-		return ""
-	}
-	return fmt.Sprint(text)
+	return fmt.Sprint(enc.Fields[f.Key])
 }
 
 // stormOver names, by the event that ends a storm, the event that repeated.

@@ -282,18 +282,17 @@ func (l *loop) ended(working context.Context, err error) error {
 	case errors.Is(err, errLead), errors.Is(err, errUnanswered), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
 		return err
 	}
-	pause := l.failed(store.Window, err)
-	if l.unanswered(err) {
-		return fmt.Errorf("%w: %w", errUnanswered, err)
+	pause, err := l.failed(store.Window, err)
+	if err == nil {
+		l.wait(working, pause)
 	}
-	l.wait(working, pause)
-	return nil
+	return err
 }
 
 // briefly bounds what takes milliseconds, or waits for whoever rewrites a table; the
 // tick that follows, which waits for no lock, says which.
 func (l *loop) briefly(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, max(l.config.LeadTimeout, connectWithin))
+	return context.WithTimeout(ctx, l.patience())
 }
 
 // errUnanswered ends a lead, see unanswered.
@@ -310,16 +309,17 @@ func (l *loop) unanswered(err error) bool {
 	if l.silent.IsZero() {
 		l.silent = time.Now()
 	}
-	return time.Since(l.silent) > 2*max(l.config.LeadTimeout, connectWithin)
+	return time.Since(l.silent) > 2*l.patience()
 }
 
-// failed counts a failure, says so, and returns how long to wait.
-func (l *loop) failed(kind store.Kind, err error) time.Duration {
+// failed counts a failure, says so, and returns how long to wait; an error where the
+// lead is to be given up.
+func (l *loop) failed(kind store.Kind, err error) (time.Duration, error) {
 	l.failures++
 	pause := min(l.config.PauseMin<<min(l.failures, 16), failureMax)
 	pause = pause/2 + rand.N(pause/2+1)
 	l.metrics.UncountedSince(l.lastGood)
-	sqlstate := store.SQLState(err)
+	sqlstate, silent := store.SQLState(err), l.unanswered(err)
 	err = store.Discreet(err)
 	l.health.DatabaseFailed(err.Error())
 	if sqlstate == "" { // not the server's answer: the connection broke
@@ -327,5 +327,8 @@ func (l *loop) failed(kind store.Kind, err error) time.Duration {
 	}
 	l.log.Warn("the tick was rolled back; trying again", Event(EventTickFailed), zap.String("kind", string(kind)),
 		zap.String("sqlstate", sqlstate), zap.Error(err), zap.Duration("retry_ms", pause))
-	return pause
+	if silent {
+		return 0, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return pause, nil
 }

@@ -86,14 +86,11 @@ func TestAPolicyMeetsEverybody(t *testing.T) {
 	w.use(held, 60)
 	r := w.start()
 	r.asleep()
-	lock, err := w.owner.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = lock.Exec(t.Context(), "SELECT FROM users WHERE id = $1 FOR UPDATE", held)
-	require.NoError(t, err)
+	lock := w.holds(held)
 	other := w.db.ConnAs(t, pgtest.Owner)
 	for _, column := range []string{"thresholds = '{50,80}'", "language = 'en'"} { // the second while the user is held
 		name, value, _ := strings.Cut(column, " = ")
-		_, err = other.Exec(t.Context(), `INSERT INTO tokenalert.policies AS p (organization_id, `+name+`) VALUES ($1, `+value+`)
+		_, err := other.Exec(t.Context(), `INSERT INTO tokenalert.policies AS p (organization_id, `+name+`) VALUES ($1, `+value+`)
 			ON CONFLICT (organization_id) DO UPDATE SET `+name+` = EXCLUDED.`+name, w.org)
 		require.NoError(t, err)
 		w.eventually(func() bool {

@@ -53,7 +53,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	if err != nil {
 		return l.recover(ctx, kind, err)
 	}
-	l.failures, l.timeouts, l.silent = 0, 0, time.Time{}
+	l.failures, l.timeouts = 0, 0
 	l.lastGood = time.Now()
 	l.health.Beat()
 	l.health.DatabaseOK(l.lastGood)
@@ -238,7 +238,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 		// The schema may have been taken down and up again under us: it then
 		// has no settings in force.
 		if err := l.prepare(ctx); err != nil {
-			return l.failedTick(kind, err)
+			return l.retry(kind, err)
 		}
 		l.kind = cmp.Or(l.kind, store.Full)
 		return true, 0, nil
@@ -265,16 +265,13 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 		l.slice = scaled(l.slice, 0.5, minSlice, maxSlice)
 		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
 	}
-	return l.failedTick(kind, err)
+	return l.retry(kind, err)
 }
 
-// failedTick has a tick tried again, or the lead given up.
-func (l *loop) failedTick(kind store.Kind, err error) (bool, time.Duration, error) {
-	pause := l.failed(kind, err)
-	if l.unanswered(err) {
-		return false, 0, fmt.Errorf("%w: %w", errUnanswered, err)
-	}
-	return true, pause, nil
+// retry has a tick that failed tried again, or the lead given up.
+func (l *loop) retry(kind store.Kind, err error) (bool, time.Duration, error) {
+	pause, err := l.failed(kind, err)
+	return err == nil, pause, err
 }
 
 // adapt moves the slice toward what takes as long as a tick should, and after

@@ -24,6 +24,9 @@ const (
 // machine that is busy, however short the lease.
 const connectWithin = 5 * time.Second
 
+// patience is that, or as long as the lead bears silence, which may be longer.
+func (w *Worker) patience() time.Duration { return max(w.config.LeadTimeout, connectWithin) }
+
 // warmEvery is how often a follower's session is made ready: before the pool
 // would close it, which it does with one that was idle for a minute.
 const warmEvery = 30 * time.Second
@@ -149,7 +152,7 @@ func (w *Worker) report(err error, pause time.Duration) {
 // session is one life of the lead's connection: check the database, wait for
 // the lead, lead. It returns why it ended.
 func (w *Worker) session(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, max(w.config.LeadTimeout, connectWithin))
+	connecting, cancel := context.WithTimeout(ctx, w.patience())
 	lead, err := w.store.ConnectLead(connecting, w.config.LeadTimeout)
 	if err != nil {
 		cancel()

@@ -21,10 +21,13 @@ func (s settings) channels() delivery.Channels {
 		// Each time it is read: pgx quotes a connection string that it cannot read.
 		notifications = func() (string, error) {
 			value, err := s.secret(notificationsVar)
-			if fault := connectionFault(value); err == nil && fault != "" {
-				return "", fmt.Errorf("%s %s", s.origin(notificationsVar), fault)
+			if err == nil {
+				err = connectionError(s.origin(notificationsVar), value)
 			}
-			return value, err
+			if err != nil {
+				return "", err
+			}
+			return value, nil
 		}
 	}
 	c := delivery.Channels{

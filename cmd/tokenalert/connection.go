@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"regexp"
@@ -174,6 +175,14 @@ func connectionFault(s string) string {
 		return fault + ": a URL begins with postgres:// or postgresql://"
 	}
 	return fault + passwordAdvice(s)
+}
+
+// connectionError is the fault of a connection string of this name, if it has one.
+func connectionError(name, s string) error {
+	if fault := connectionFault(s); fault != "" {
+		return fmt.Errorf("%s %s", name, fault)
+	}
+	return nil
 }
 
 // passwordAdvice fits the form that a connection string has, and is empty for

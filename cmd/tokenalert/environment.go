@@ -86,13 +86,11 @@ func loadSettings(environ []string) (settings, error) {
 func (s settings) addresses() (databaseURL, listenURL string, err error) {
 	databaseURL, err = s.secret(databaseVar)
 	if err == nil {
-		if fault := connectionFault(databaseURL); fault != "" {
-			name := s.origin(databaseVar)
-			if databaseURL == "" {
-				name = "the set of PG* variables"
-			}
-			err = fmt.Errorf("%s %s", name, fault)
+		name := s.origin(databaseVar)
+		if databaseURL == "" {
+			name = "the set of PG* variables"
 		}
+		err = connectionError(name, databaseURL)
 	}
 	listenURL, listenErr := s.secret(listenVar)
 	switch {
@@ -101,9 +99,7 @@ func (s settings) addresses() (databaseURL, listenURL string, err error) {
 	case listenURL == "":
 		listenURL = databaseURL
 	case listenURL != databaseURL:
-		if fault := connectionFault(listenURL); fault != "" {
-			err = errors.Join(err, fmt.Errorf("%s %s", s.origin(listenVar), fault))
-		}
+		err = errors.Join(err, connectionError(s.origin(listenVar), listenURL))
 	}
 	return databaseURL, listenURL, err
 }
@@ -125,7 +121,10 @@ func (s settings) secret(name string) (string, error) {
 	case s.environment[name] != "":
 		return "", fmt.Errorf("%s and %s are both given; only one of them may be", name, name+fileSuffix)
 	}
-	shown := shownPath(path)
+	shown := strconv.Quote(path)
+	if holdsSecret(path) {
+		shown = "(not shown)"
+	}
 	content, err := os.ReadFile(path) //nolint:gosec // it is the operator who names it
 	if file, ok := errors.AsType[*fs.PathError](err); ok {
 		err = file.Err
@@ -143,15 +142,10 @@ func (s settings) secret(name string) (string, error) {
 	return text, nil
 }
 
-// shownPath is the path of a file in an error; or that it is not shown, where somebody
-// has given in its place what the file is to hold.
-func shownPath(path string) string {
-	for _, sign := range []string{"://", "@", "=", "whsec_"} {
-		if strings.Contains(path, sign) {
-			return "(not shown)"
-		}
-	}
-	return strconv.Quote(path)
+// holdsSecret reports whether somebody may have given in place of a file's path what
+// the file is to hold.
+func holdsSecret(path string) bool {
+	return slices.ContainsFunc([]string{"://", "@", "=", "whsec_"}, func(sign string) bool { return strings.Contains(path, sign) })
 }
 
 // origin is the variable that a connection string comes from.
@@ -227,7 +221,7 @@ func (s settings) print(w io.Writer) error {
 		if slices.ContainsFunc(secrets, func(secret worker.Setting) bool { return secret.Name == row.Name }) {
 			row.Value = maskSecret(row.Name, row.Value)
 			from = s.origin(row.Name)
-		} else if strings.HasSuffix(row.Name, fileSuffix) && shownPath(row.Value) != strconv.Quote(row.Value) {
+		} else if strings.HasSuffix(row.Name, fileSuffix) && holdsSecret(row.Value) {
 			row.Value = mask
 		}
 		if _, found := s.environment[from]; found {
