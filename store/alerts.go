@@ -162,7 +162,7 @@ held AS (
 SELECT ARRAY(SELECT id FROM inserted), ARRAY(SELECT DISTINCT user_id FROM held),
        -- The server must fail here: our COMMIT follows without waiting for what we think.
        (SELECT CASE WHEN n > 0 THEN (n || ' ` + swallowed + `')::integer END
-        FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '' AND a.title IS NOT NULL) - (SELECT count(*) FROM told) AS n) dropped)`
+        FROM (SELECT (SELECT count(*) FROM inserted JOIN alerts a USING (id) WHERE a.reason = '' AND a.title IS NOT NULL) - (SELECT count(*) FROM told) AS n OFFSET 0 /* once */) dropped)`
 
 // swallowed marks the error of a notification that the host dropped.
 const swallowed = "notifications dropped without a word"

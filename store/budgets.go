@@ -299,7 +299,7 @@ marked AS (
 SELECT ARRAY(SELECT id FROM inserted),
        -- As in writeDecisions.
        (SELECT CASE WHEN n > 0 THEN (n || ' ` + swallowed + `')::integer END
-        FROM (SELECT (SELECT count(*) FROM notices) - (SELECT count(*) FROM told) AS n) dropped)`
+        FROM (SELECT (SELECT count(*) FROM notices) - (SELECT count(*) FROM told) AS n OFFSET 0 /* once */) dropped)`
 
 func queueBudgetDecisions(batch *pgx.Batch, result *TickResult, decisions []Decision) {
 	var (

@@ -36,7 +36,7 @@ totals AS MATERIALIZED (
 	       coalesce(sum(rows) FILTER (WHERE stretch = -1), 0)::bigint AS skipped
 	FROM grouped
 ),
-placed AS MATERIALIZED (
+placed AS (
 	SELECT g.user_id, p.period_start, max(p.period_end) AS period_end, sum(g.amount) AS amount, max(g.newest) AS newest, min(p.since) AS since,
 	       max(g.token_limit) AS token_limit
 	FROM (
