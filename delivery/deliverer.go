@@ -120,9 +120,12 @@ func (d *Deliverer) Run(ctx context.Context) error {
 // start starts River, as often as it takes, and reports whether it runs.
 func (d *Deliverer) start(ctx context.Context, q *store.Queue) bool {
 	for {
-		err := q.Start(context.WithoutCancel(ctx)) // Stop ends it
+		err := d.open(ctx, q)
 		if err == nil {
 			return true
+		}
+		if ctx.Err() != nil {
+			return false
 		}
 		d.Log.Warn("the queue of deliveries cannot be opened; trying again", worker.Event(worker.EventDeliveryQueue),
 			zap.Error(err), zap.Duration("retry_ms", reconnectAfter))
@@ -132,6 +135,17 @@ func (d *Deliverer) start(ctx context.Context, q *store.Queue) bool {
 		case <-time.After(reconnectAfter):
 		}
 	}
+}
+
+// open starts River once the database has answered: what River asks as it starts
+// has no bound of its own, and hears of no stop.
+func (d *Deliverer) open(ctx context.Context, q *store.Queue) error {
+	asking, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	if err := q.Ping(asking); err != nil {
+		return err
+	}
+	return q.Start(context.WithoutCancel(ctx)) // Stop ends it
 }
 
 // watch says what waits, until ctx ends.

@@ -300,6 +300,9 @@ func noticedBefore(ctx context.Context, conn *pgxpool.Conn, failed error, d Deci
 	for i := range d.Alerts {
 		if a := &d.Alerts[i]; a.Reason == "" && !a.Noticed {
 			a.Noticed, a.Channels, noticed = true, nil, true
+			for j := range a.Admins { // those of then were told with the user
+				a.Admins[j].Channels = nil
+			}
 		}
 	}
 	return noticed, nil

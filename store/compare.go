@@ -21,7 +21,7 @@ func pendingCounts(ctx context.Context, tx pgx.Tx) (*pending, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT DISTINCT user_id, organization_id FROM tokenalert.recounts
 		WHERE user_id IS NULL AND (organization_id IS NULL OR cause = '`+CauseReconcile+`')
-		   OR user_id IS NOT NULL AND at IS NOT NULL AND cause <> 'budget_begins' AND (due_at IS NULL OR due_at <= tokenalert.now())`)
+		   OR user_id IS NOT NULL AND at IS NOT NULL AND `+counts+` AND cause <> 'budget_begins' AND (due_at IS NULL OR due_at <= tokenalert.now())`)
 	if err != nil {
 		return nil, fmt.Errorf("look for pending counts: %w", err)
 	}

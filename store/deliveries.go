@@ -163,6 +163,9 @@ func (s *Store) CopyNotification(ctx context.Context, n Notification) error {
 		VALUES ($1, $2, $3, $4, $5, 'token_limit_alert', $6) ON CONFLICT DO NOTHING`,
 		n.ID, n.OrganizationID, n.UserID, n.Title, n.Message, n.Link)
 	if err != nil {
+		if SQLState(err) == codeReadOnly { // a standby: the next attempt begins with another host
+			s.Reset()
+		}
 		return fmt.Errorf("copy the notification: %w", Discreet(err))
 	}
 	return nil

@@ -40,6 +40,9 @@ var (
 	// ErrOtherZones is returned by a tick whose periods lack the zone of a policy;
 	// nothing was written. They are to be worked out anew.
 	ErrOtherZones = errors.New("a policy has a time zone that the periods were not worked out for")
+	// ErrOtherSettings is returned by a tick that found other settings in force than it
+	// was to; nothing was written. They are to be read anew, or another worker leads.
+	ErrOtherSettings = errors.New("another leader has put other thresholds or another time zone in force")
 	// ErrForeignChain means that the chain was written in another cluster, so
 	// its transaction ids mean nothing here.
 	ErrForeignChain = errors.New("the chain of ticks was written in another PostgreSQL cluster (a restored dump?); run `tokenalert migrate up`, which starts it anew and keeps what was told")

@@ -30,11 +30,10 @@ const (
 // silent for the timeout, so the lock of a frozen or unreachable leader falls
 // by the server's clock alone (manual 20.11, idle_session_timeout).
 type Lead struct {
-	mu       sync.Mutex
-	conn     *pgx.Conn
-	server   int32         // the process that answers; 0 before the first answer
-	timeout  time.Duration // an answer that comes later comes from a session whose lock may be gone
-	lastUsed time.Time
+	mu      sync.Mutex
+	conn    *pgx.Conn
+	server  int32         // the process that answers; 0 before the first answer
+	timeout time.Duration // an answer that comes later comes from a session whose lock may be gone
 }
 
 // ErrInRecovery means that the server is a standby.
@@ -49,8 +48,8 @@ func (s *Store) ConnectLead(ctx context.Context, timeout time.Duration) (*Lead, 
 		return nil, err
 	}
 	s.follow(station)
-	l := &Lead{conn: conn, timeout: timeout, lastUsed: time.Now()}
-	if err := s.requireOwnSession(ctx, conn); err != nil {
+	l := &Lead{conn: conn, timeout: timeout}
+	if err := s.requireOwnSession(ctx, conn, appLead); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -171,13 +170,6 @@ func (l *Lead) Close() {
 	_ = transport.Close() // most often it was
 }
 
-// LastUsed is when the server last answered.
-func (l *Lead) LastUsed() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lastUsed
-}
-
 // query runs a statement for one value, and for pg_backend_pid() after it. A
 // session is served by one process from its beginning to its end: where another
 // answers, the lock was left with the first. That also holds for a pooler that
@@ -198,6 +190,5 @@ func (l *Lead) query(ctx context.Context, sql string, destination any, args ...a
 		return ErrSharedSession
 	}
 	l.server = server
-	l.lastUsed = time.Now()
 	return nil
 }

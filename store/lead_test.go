@@ -52,9 +52,7 @@ func TestTheLeadOfASilentSessionFalls(t *testing.T) {
 	silent, other := lead(t, st, 1500*time.Millisecond), lead(t, st, time.Minute)
 	require.True(t, acquire(t, silent))
 	require.False(t, acquire(t, other))
-	before := silent.LastUsed()
 	s.eventually("the lock does not fall", func() bool { return acquire(t, other) })
-	assert.Equal(t, before, silent.LastUsed())
 	require.Error(t, silent.Ping(t.Context()))
 	require.Error(t, silent.Disarm(t.Context()), "it sets the bell no longer")
 }
@@ -65,9 +63,7 @@ func TestAPingKeepsTheLead(t *testing.T) {
 	pinged, other := lead(t, st, 2*time.Second), lead(t, st, time.Minute)
 	require.True(t, acquire(t, pinged))
 	for until := time.Now().Add(2500 * time.Millisecond); time.Now().Before(until); {
-		before := pinged.LastUsed()
 		require.NoError(t, pinged.Ping(t.Context()))
-		assert.True(t, pinged.LastUsed().After(before))
 		require.False(t, acquire(t, other))
 		require.NoError(t, pinged.Wait(t.Context(), 50*time.Millisecond))
 	}

@@ -169,6 +169,10 @@ func (m *Migrator) locked(ctx context.Context, f func(*pgx.Conn) error) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	// A lock that is left with the pooler's session would keep all others out.
+	if err := m.store.requireOwnSession(ctx, conn, appMigrate); err != nil {
+		return err
+	}
 	path, err := readSearchPath(ctx, conn)
 	if err != nil {
 		return fmt.Errorf("look at the search_path: %w", err)

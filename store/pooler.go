@@ -12,7 +12,7 @@ import (
 
 // ErrSharedSession means that a pooler hands a session that must be our own to
 // others between two transactions, as PgBouncer does in transaction mode.
-var ErrSharedSession = errors.New("a pooler hands the session of the lead to others (PgBouncer in transaction mode?); set TOKENALERT_LISTEN_URL to the server's own address, past the pooler")
+var ErrSharedSession = errors.New("a pooler hands a session that must be ours alone to others (PgBouncer in transaction mode?); set TOKENALERT_LISTEN_URL to the server's own address, past the pooler")
 
 // standing is what stands between us and the server.
 type standing int
@@ -109,9 +109,10 @@ func backendPID(ctx context.Context, conn *pgx.Conn) (uint32, error) {
 	return uint32(pid), err //nolint:gosec // a process id, which is not negative
 }
 
-// requireOwnSession refuses a session that is not our own (ErrSharedSession).
-func (s *Store) requireOwnSession(ctx context.Context, conn *pgx.Conn) error {
-	way, err := between(ctx, conn, func(ctx context.Context) (*pgx.Conn, error) { return s.connect(ctx, appLead) })
+// requireOwnSession refuses a session that is not our own (ErrSharedSession). A second
+// session has the same name.
+func (s *Store) requireOwnSession(ctx context.Context, conn *pgx.Conn, name string) error {
+	way, err := between(ctx, conn, func(ctx context.Context) (*pgx.Conn, error) { return s.connect(ctx, name) })
 	if err != nil {
 		return fmt.Errorf("look whether the session is our own: %w", err)
 	}

@@ -68,6 +68,27 @@ func TestTheLeadWantsASessionOfItsOwn(t *testing.T) {
 	}
 }
 
+// The lock of a migration would be left with the pooler, and keep out whoever comes next.
+func TestAMigrationWantsASessionOfItsOwn(t *testing.T) {
+	t.Parallel()
+	for mode, refused := range map[string]bool{"session": false, "transaction": true} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			s := migratedSite(t, host.CMS)
+			m, err := store.NewMigrator(s.db.Pooler(t, mode, nil).URLAs(pgtest.Owner, s.db.Name))
+			require.NoError(t, err)
+			t.Cleanup(m.Close)
+			err = m.Up(t.Context())
+			if refused {
+				require.ErrorIs(t, err, store.ErrSharedSession)
+			} else {
+				require.NoError(t, err)
+			}
+			assert.Zero(t, ask[int](s, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"))
+		})
+	}
+}
+
 // warm has the pooler before url open n connections to the server and leaves
 // them with nobody.
 func warm(t *testing.T, url string, n int) {

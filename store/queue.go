@@ -129,6 +129,9 @@ func (s *Store) queue(config river.Config) (*Queue, error) {
 // Reread is Store.Reread.
 func (q *Queue) Reread(read func() (url, directURL string, err error)) { q.store.Reread(read) }
 
+// Ping asks the queue's database for an answer.
+func (q *Queue) Ping(ctx context.Context) error { return q.store.Ping(ctx) }
+
 // Close closes the pool.
 func (q *Queue) Close() { q.store.Close() }
 

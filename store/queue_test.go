@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -222,4 +223,20 @@ func TestRecipient(t *testing.T) {
 	r, err = queue.Recipient(t.Context(), job)
 	require.NoError(t, err)
 	assert.Nil(t, r)
+}
+
+// Which of several servers takes writes the URL need not say.
+func TestACopyGoesPastAStandby(t *testing.T) {
+	t.Parallel()
+	in := pgtest.StartServer(t, nil)
+	s := siteOn(t, in.New(t, pgtest.Host(host.LMS)))
+	user := s.user(0)
+	there := in.Standby(t, nil).Of(s.db)
+	st, err := store.Open(pgtest.HostsURL(t, pgtest.Owner, "", there, s.db), "")
+	require.NoError(t, err)
+	t.Cleanup(st.Close)
+	n := store.Notification{ID: uuid.New(), OrganizationID: s.org, UserID: user, Title: "80 %"}
+	require.Error(t, st.CopyNotification(t.Context(), n))
+	require.NoError(t, st.CopyNotification(t.Context(), n))
+	assert.Equal(t, 1, s.notified(user))
 }

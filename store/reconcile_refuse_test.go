@@ -38,6 +38,9 @@ func TestReconcileLeavesOutWhoIsCountedAnew(t *testing.T) {
 	c.exec("UPDATE tokenalert.recounts SET at = NULL")
 	_, differences = c.reconcile()
 	assert.Len(t, differences, 2)
+	c.exec("UPDATE tokenalert.recounts SET at = now(), cause = 'undecided'")
+	_, differences = c.reconcile()
+	assert.Len(t, differences, 2)
 }
 
 func TestReconcileLeavesAllToAFullCountThatIsDue(t *testing.T) {

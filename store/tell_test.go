@@ -271,10 +271,31 @@ func TestAnIsolatedTickSetsAsideWhoseDataFails(t *testing.T) {
 func TestAUserWhoIsMadeAgainIsNotToldAgain(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t, host.CMS)
-	c.delivering("email")
-	user := c.user(100)
+	admin, user := c.user(0), c.user(100)
+	c.exec("UPDATE users SET role = 'admin' WHERE id = $1", admin)
+	tick := func(isolated bool) (store.TickResult, error) {
+		q := c.request(store.Window)
+		q.Isolated = isolated
+		q.TellAdmins = func(a *store.Alert, admins []store.Admin) {
+			for _, m := range admins {
+				a.Admins = append(a.Admins, store.AdminNotice{ID: uuid.NewSHA1(a.ID, m.UserID[:]), UserID: m.UserID, Title: "80 %", Channels: []string{"email"}})
+			}
+		}
+		return c.store.Tick(t.Context(), q, func(_ store.Kind, now time.Time, candidates []store.Candidate) []store.Decision {
+			decisions := tellAt80(now, candidates)
+			for _, d := range decisions {
+				for i := range d.Alerts {
+					d.Alerts[i].Channels, d.Alerts[i].ToAdmins = []string{"email"}, true
+				}
+			}
+			return decisions
+		})
+	}
+	jobs := func() int { return ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job") }
 	c.use(user, 90)
-	c.tick()
+	_, err := tick(false)
+	require.NoError(t, err)
+	require.Equal(t, 2, jobs(), "the user's and the admin's")
 	c.exec("DELETE FROM tokenalert.river_job")
 	c.exec("CREATE TEMP TABLE gone AS SELECT * FROM users WHERE id = $1", user)
 	c.exec("DELETE FROM ai_usage_logs WHERE user_id = $1", user)
@@ -284,18 +305,17 @@ func TestAUserWhoIsMadeAgainIsNotToldAgain(t *testing.T) {
 	c.exec("INSERT INTO users SELECT * FROM gone")
 	c.use(user, 95)
 
-	_, err := c.try(c.store, c.request(store.Window))
+	_, err = tick(false)
 	require.True(t, store.IsData(err), err)
-	q := c.request(store.Window)
-	q.Isolated = true
-	result, err := c.try(c.store, q)
+	result, err := tick(true)
 	require.NoError(t, err)
 	assert.Empty(t, result.SetAside)
 	require.Len(t, result.Outcomes, 1)
 	assert.False(t, result.Outcomes[0].Inserted)
 	assert.Equal(t, []string{"80 told"}, c.alerts(user))
 	assert.Equal(t, 1, c.notified(user))
-	assert.Zero(t, ask[int](c.site, "SELECT count(*) FROM tokenalert.river_job"))
+	assert.Equal(t, 1, c.notified(admin))
+	assert.Zero(t, jobs())
 	assert.Zero(t, c.pending())
 }
 

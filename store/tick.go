@@ -115,6 +115,9 @@ type TickRequest struct {
 	Periods *Periods
 	Floor   int   // percent below which nobody needs a decision
 	Slice   int64 // rows after which a tick ends earlier than now
+	// InForce are the settings whose zone and thresholds have to be in force before this
+	// tick; without a zone none may be. nil: whatever is.
+	InForce *Settings
 	// Changes says whether there is anything to decide on a candidate at an instant. Where
 	// everything is counted, whoever holds a mark is one, so the others are dropped as
 	// they are read. nil: there is on each.
@@ -189,7 +192,7 @@ type SetAside struct {
 // writes all that follows in one REPEATABLE READ transaction: two round trips,
 // a third where there are corrections, a fourth where more of them wait. On error
 // nothing was written; see
-// ErrCollided, ErrRewritten, ErrNeedsFull, ErrForeignChain, ErrReadOnly, and
+// ErrCollided, ErrRewritten, ErrNeedsFull, ErrOtherSettings, ErrForeignChain, ErrReadOnly, and
 // IsTransient and IsData.
 func (s *Store) Tick(ctx context.Context, q TickRequest, decide Decide) (TickResult, error) {
 	timeout := fullTimeout
@@ -285,10 +288,15 @@ const lookUp = "SET LOCAL enable_seqscan = off"
 func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.Duration) (TickResult, []Candidate, bool, error) {
 	batch := &pgx.Batch{}
 	begin(batch, q.Kind, timeout, max(q.IdleTimeout, minIdleTimeout))
+	var zone *string
+	var thresholds []int32
+	if q.InForce != nil {
+		zone, thresholds = &q.InForce.TimeZone, q.InForce.Thresholds
+	}
 	if q.Kind == Window {
-		batch.Queue(q.Periods.counting().window, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision)...)
+		batch.Queue(q.Periods.counting().window, q.Periods.parameters(q.Floor, q.Slice, q.Worker, int64(q.Decisions)*candidatesPerDecision, zone, thresholds)...)
 	} else {
-		batch.Queue(q.Periods.counting().everything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind))...)
+		batch.Queue(q.Periods.counting().everything, q.Periods.parameters(q.Floor, q.Periods.trackedSince(), q.Worker, string(q.Kind), zone, thresholds)...)
 		batch.Queue(lookUp)
 	}
 	results := conn.SendBatch(ctx, batch)
@@ -300,12 +308,12 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 	}
 	result := TickResult{Kind: q.Kind}
 	var (
-		empty, sameCluster, sameFile, zones, due, everything bool
-		id                                                   *int64
-		rows, users, skipped, left                           int64
+		empty, sameCluster, sameFile, zones, inForce, due, everything bool
+		id                                                            *int64
+		rows, users, skipped, left                                    int64
 	)
 	header := []any{
-		&result.Now, &empty, &sameCluster, &sameFile, &zones, &due, &everything, &id,
+		&result.Now, &empty, &sameCluster, &sameFile, &zones, &inForce, &due, &everything, &id,
 		&rows, &users, &skipped, &result.Bounded, &result.Oldest, &left,
 	}
 	found, err := results.Query()
@@ -332,6 +340,8 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 		return result, nil, false, ErrOtherZones
 	case empty && q.Kind == Window:
 		return result, nil, false, ErrNeedsFull
+	case !inForce:
+		return result, nil, false, ErrOtherSettings
 	case everything:
 		return result, nil, false, ErrNeedsFull
 	case id != nil:

@@ -21,9 +21,9 @@ func (s *Store) Warm(ctx context.Context, zone string) error {
 	}
 	batch := &pgx.Batch{}
 	begin(batch, Window, windowTimeout, minIdleTimeout)
-	batch.Queue("EXPLAIN "+periods.counting().window, periods.parameters(0, int64(0), "", int64(0))...)
+	batch.Queue("EXPLAIN "+periods.counting().window, periods.parameters(0, int64(0), "", int64(0), nil, nil)...)
 	var nothing TickResult
-	queueDecisions(batch, &nothing, nil)
+	queueUserDecisions(batch, &nothing, nil)
 	batch.Queue("ROLLBACK")
 	// The pool destroys a session that it gets back within a transaction.
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -27,7 +28,12 @@ func TestWarmingTouchesNothing(t *testing.T) {
 	require.NoError(t, c.store.Warm(t.Context(), "UTC"))
 	require.NoError(t, holder.Close(t.Context()))
 	assert.Equal(t, last, c.lastTick())
+	var messages strings.Builder
+	stop, err := c.store.Trace(t.Context(), &messages)
+	require.NoError(t, err)
 	result := c.tick()
+	stop()
 	assert.EqualValues(t, 1, result.Rows)
 	assert.Len(t, result.Outcomes, 1)
+	assert.NotContains(t, messages.String(), "INSERT INTO token_limit_alerts", "what tells is prepared")
 }

@@ -151,7 +151,7 @@ begins AS ( -- a period in the future is looked at again when it begins
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM here, begun d WHERE d.period_start > here.at
 )` + b.only(addShares) + `
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `, ` + inForce + `,
        due.any, due.everything, fence.id, totals.rows, totals.users, totals.skipped, coalesce(target.bounded, false),
        CASE WHEN target.bounded THEN (SELECT l.created_at FROM cut, LATERAL (
 	           SELECT created_at FROM ai_usage_logs WHERE xact_id = cut.xact_id AND isfinite(created_at) LIMIT 1) l) END,
@@ -169,6 +169,15 @@ LEFT JOIN (
 	WHERE `+worthDeciding("b.token_limit")) + `
 ) s ON true`
 }
+
+// inForce is whether the time zone ($8; NULL: any, empty: there are no settings yet)
+// and the thresholds ($9) are in force that the worker takes to be. Another leader may
+// have put its own in force, by a tick before this one, while this worker has not yet
+// heard that it leads no more; or this worker has, by a tick whose commit was not
+// answered. What commits after this tick's snapshot collides with it in the chain.
+const inForce = `CASE WHEN $8::text IS NULL THEN true
+            WHEN $8 = '' THEN NOT EXISTS (SELECT FROM tokenalert.settings)
+            ELSE EXISTS (SELECT FROM tokenalert.settings WHERE singleton AND time_zone = $8 AND thresholds = $9::integer[]) END`
 
 // countEverything is the tick of another kind: every total from the rows at its
 // own snapshot, for the current and the previous period of each user and for
@@ -219,7 +228,7 @@ begins AS (
 	INSERT INTO tokenalert.recounts (user_id, at, due_at, cause)
 	SELECT d.user_id, d.period_start, d.period_start, 'period_begins' FROM fence, here, placed d WHERE d.period_start > here.at
 )` + b.only(setShares) + `
-SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `,
+SELECT here.at, last.id IS NULL, coalesce(last.system_identifier = here.system_identifier, true), file.same, ` + zonesKnown(b) + `, ` + inForce + `,
        due.any, false, fence.id, totals.rows, totals.users, totals.skipped, false, NULL::timestamptz, 0::bigint,
        s.*
 FROM here CROSS JOIN due CROSS JOIN totals CROSS JOIN file

@@ -57,8 +57,8 @@ type Config struct {
 	// BellLease is how long the bell stays armed after the last renewal, and so
 	// what a worker that died goes on costing the host's inserts.
 	BellLease time.Duration `env:"TOKENALERT_BELL_LEASE" envDefault:"30s" help:"how long the bell stays armed without renewal"`
-	// BellRenewal also bounds the delay that a lost ring can cause, because
-	// every renewal ticks.
+	// BellRenewal also bounds the delay that a lost ring can cause: a leader that
+	// sleeps looks as often.
 	BellRenewal time.Duration `env:"TOKENALERT_BELL_RENEWAL" envDefault:"10s" help:"how often the bell is renewed, with a look for work"`
 
 	// LeadPing is how often the leader proves to the server that it lives.

@@ -144,10 +144,10 @@ var Events = []EventDoc{
 
 	{EventDatabaseUnreachable, levelWarn, "The database does not answer, or not yet; tried again after a pause. Nothing is lost meanwhile: what commits is counted later.", []string{"sqlstate", "error", "retry_ms"}},
 	{EventDatabaseConnected, levelInfo, "The database answers, is a primary and has a schema that this binary runs on.", []string{"server_version", "schema_version"}},
-	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions), `shared_session` (a pooler hands the session of the lead to others: set `TOKENALERT_LISTEN_URL` to the server's own address).", []string{"reason", "sqlstate", "error"}},
+	{EventDatabaseRefused, levelError, "The database answers, and the worker must not work on it. `reason` says why: `schema_version` (run `tokenalert migrate up`, or the right version), `other_cluster` (the chain of ticks belongs to another cluster, as after a logical restore: `tokenalert migrate up` rebases), `read_only` (a standby, or read-only transactions), `shared_session` (a pooler hands a session that must be the worker's alone to others: set `TOKENALERT_LISTEN_URL` to the server's own address).", []string{"reason", "sqlstate", "error"}},
 
 	{EventLeaderAcquired, levelInfo, "This worker leads from here on: it alone ticks, by its settings.", []string{"waited_ms", "thresholds", "time_zone", "bell"}},
-	{EventLeaderLost, levelWarn, "The lead's connection failed, or no answer came to ticks: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},
+	{EventLeaderLost, levelWarn, "The lead's connection failed, no answer came to ticks, or another leader has put its settings in force: this worker stopped ticking at once and competes again.", []string{"error", "led_ms"}},
 	{EventLeaderReleased, levelInfo, "The lead is given up on purpose, and the waiting workers are told.", []string{"led_ms"}},
 	{EventFollowerWaiting, levelInfo, "Another worker leads; this one is healthy and waits.", nil},
 

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,9 +42,10 @@ type loop struct {
 	bell *bell
 
 	periods  *store.Periods
-	lastNow  time.Time  // the database's clock at the last tick
-	kind     store.Kind // of the next tick; "": window
-	settings *store.Settings
+	lastNow  time.Time       // the database's clock at the last tick
+	kind     store.Kind      // of the next tick; "": window
+	settings *store.Settings // that it puts in force; nil: those that are stay
+	inForce  *store.Settings // before it
 	added    []int32
 	slice    int64 // rows of a tick
 	ordinary int64 // the slice of a worker that has not been catching up for long
@@ -97,7 +99,8 @@ func (l *loop) run(stop, working context.Context) error {
 }
 
 // prepare compares the settings in force with ours. Where they differ, the next
-// tick is a full count that puts ours in force, in one transaction.
+// tick is a full count that puts ours in force, in one transaction; else it counts
+// the window.
 func (l *loop) prepare(ctx context.Context) error {
 	asking, cancel := l.briefly(ctx)
 	defer cancel()
@@ -106,7 +109,8 @@ func (l *loop) prepare(ctx context.Context) error {
 		return err
 	}
 	changes := l.settingChanges(inForce)
-	l.added = nil
+	l.kind, l.settings, l.added = "", nil, nil
+	l.inForce = cmp.Or(inForce, &store.Settings{})
 	switch {
 	case inForce == nil:
 		l.kind, l.settings = store.First, l.mine
@@ -279,7 +283,8 @@ func (l *loop) ended(working context.Context, err error) error {
 		return nil
 	case working.Err() != nil:
 		return context.Cause(working)
-	case errors.Is(err, errLead), errors.Is(err, errUnanswered), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema):
+	case errors.Is(err, errLead), errors.Is(err, errUnanswered), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema),
+		errors.Is(err, store.ErrOtherSettings):
 		return err
 	}
 	pause, err := l.failed(store.Window, err)

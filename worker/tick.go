@@ -40,10 +40,7 @@ const collisionPause = 100 * time.Millisecond
 // tick ticks once. It reports whether there was work and how long to pause
 // before the next; an error ends the lead.
 func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
-	kind := l.kind
-	if kind == "" {
-		kind = store.Window
-	}
+	kind := cmp.Or(l.kind, store.Window)
 	began := time.Now()
 	if l.failures == 0 && l.behind.IsZero() {
 		l.metrics.UncountedSince(began)
@@ -68,6 +65,9 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		return false, l.config.PauseMin, nil
 	}
 	l.metrics.Tick(string(kind), OutcomeCompleted, took)
+	if l.settings != nil {
+		l.inForce = l.settings
+	}
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
 	l.adapt(result, took)
 	l.tell(result, took)
@@ -164,6 +164,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		Kind:    kind,
 		Periods: l.periods,
 		Floor:   l.config.Thresholds[0],
+		InForce: l.inForce,
 		Slice:   l.slice,
 		Changes: func(now time.Time, c *store.Candidate) bool {
 			_, _, changed := r.crossed(now, c)
@@ -232,8 +233,19 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	switch {
 	case ctx.Err() != nil:
 		return false, 0, context.Cause(ctx)
-	case errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrReadOnly):
+	case errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrOtherSettings) && l.settings == nil:
 		return false, 0, err
+	case errors.Is(err, store.ErrOtherSettings):
+		// They may be ours, by a tick that has committed without an answer. To put them
+		// in force again would leave untold who has crossed a threshold since. Others are
+		// those of a leader that came after this one.
+		if err := l.prepare(ctx); err != nil {
+			return l.retry(kind, err)
+		}
+		if l.settings != nil {
+			return false, 0, err
+		}
+		return true, l.config.PauseMin, nil
 	case errors.Is(err, store.ErrNeedsFull):
 		// The schema may have been taken down and up again under us: it then
 		// has no settings in force.

@@ -132,6 +132,8 @@ func (w *Worker) report(err error, pause time.Duration) {
 	w.health.DatabaseFailed(err.Error())
 	reason := ""
 	switch {
+	case errors.Is(err, store.ErrOtherSettings): // said with the lead that is lost
+		return
 	case errors.Is(err, store.ErrSchema):
 		reason = "schema_version"
 	case errors.Is(err, store.ErrForeignChain):

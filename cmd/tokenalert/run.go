@@ -19,9 +19,13 @@ import (
 	"tokenalert/worker"
 )
 
-// What the probes bear: a loop that does not move, a database that does not
-// answer, a leader that does not tick.
-var healthBounds = worker.HealthBounds{Live: 90 * time.Second, Answer: 10 * time.Second, Tick: 30 * time.Second}
+// healthBounds are what the probes bear: a loop that does not move, a database that
+// does not answer, a leader that does not tick. A leader that sleeps hears from the
+// database with each ping, and looks with each renewal of the bell; a follower hears
+// from it with each attempt to lead.
+func healthBounds(c worker.Config) worker.HealthBounds {
+	return worker.HealthBounds{Live: 90 * time.Second, Answer: max(10*time.Second, 3*c.LeadPing, 2*c.LeadRetry), Tick: max(30*time.Second, 2*c.BellRenewal)}
+}
 
 func newRun() *cobra.Command {
 	var printConfig bool
@@ -137,7 +141,7 @@ func run(ctx context.Context, s settings, log *zap.Logger) (err error) {
 		}
 	}()
 	metrics := worker.NewMetrics(buildVersion(), buildCommit())
-	health := worker.NewHealth(time.Now, healthBounds)
+	health := worker.NewHealth(time.Now, healthBounds(s.Config))
 	w, err := worker.New(s.Config, database, log, metrics, health)
 	if err != nil {
 		return err

@@ -154,3 +154,19 @@ func TestRunWaitsForTheDatabase(t *testing.T) {
 	assert.Equal(t, []int{80, 90}, p.told(user))
 	w.terminate()
 }
+
+// Who sleeps or waits is ready, however seldom it is told to ping, to look, and to try.
+func TestProbesBearWhatSettingsAllow(t *testing.T) {
+	t.Parallel()
+	for _, c := range []worker.Config{
+		{LeadPing: 3 * time.Second, BellRenewal: 10 * time.Second, LeadRetry: time.Second},
+		{LeadPing: 3 * time.Second, BellRenewal: 10 * time.Second, LeadRetry: 10 * time.Second},
+		{LeadPing: time.Minute, BellRenewal: time.Minute, LeadRetry: time.Second},
+	} {
+		bounds := healthBounds(c)
+		assert.Greater(t, bounds.Answer, 2*c.LeadPing, "one ping may be late")
+		assert.Greater(t, bounds.Answer, c.LeadRetry*3/2)
+		assert.Greater(t, bounds.Tick, c.BellRenewal)
+		assert.Greater(t, bounds.Live, c.BellRenewal)
+	}
+}

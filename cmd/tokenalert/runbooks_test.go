@@ -72,7 +72,7 @@ func TestRunbooksNameWhatExists(t *testing.T) {
 				}
 			}
 		}
-		for _, command := range regexp.MustCompile("(?m)^(?:DATABASE_URL=\\S+ )?tokenalert (.*)$|-- /tokenalert (.*)$|`tokenalert ([^`%]+)`").FindAllStringSubmatch(string(text), -1) {
+		for _, command := range regexp.MustCompile("(?m)^(?:TOKENALERT_LISTEN_URL= )?(?:DATABASE_URL=\\S+ )?tokenalert (.*)$|-- /tokenalert (.*)$|`tokenalert ([^`%]+)`").FindAllStringSubmatch(string(text), -1) {
 			assertIsACommand(t, command[1]+command[2]+command[3], name)
 		}
 		for _, line := range regexp.MustCompile(`(?m)^.*\.event == .*$`).FindAllString(string(text), -1) {
