@@ -170,7 +170,7 @@ func commands(text string) int {
 	n := 0
 	for line := range strings.Lines(text) {
 		for _, begins := range []string{"psql ", "tokenalert ", `DATABASE_URL="$OWNER_DATABASE_URL" tokenalert `} {
-			if strings.HasPrefix(strings.TrimSpace(line), begins) {
+			if strings.HasPrefix(strings.TrimPrefix(strings.TrimSpace(line), "TOKENALERT_LISTEN_URL= "), begins) {
 				n++
 			}
 		}
