@@ -34,6 +34,8 @@ type entry struct {
 	competitor
 	extra bool // played in one cell only: the first, or the one that target says
 	dead  bool // while inserts are measured, its worker does not run
+	// highest: of thresholds that a user crosses at once it records the highest only.
+	highest bool
 	// most is how many rows of a backlog it is given at the most, since it works
 	// job by job, and the trigger writes them so; 0: all.
 	most int
@@ -50,7 +52,7 @@ var baseline = entry{key: "none", label: "no trigger", competitor: none{}}
 var entries = []entry{
 	baseline,
 	{key: "none-again", label: "no trigger, once more", competitor: none{}, extra: true},
-	{key: "host", label: "the host's trigger", competitor: hostTrigger{}},
+	{key: "host", label: "the host's trigger", competitor: hostTrigger{}, highest: true},
 	{key: "notify", label: "notify for each row", competitor: notify{}},
 	{key: "outbox", label: "outbox, polled", competitor: outbox{}},
 	{key: "river", label: "River", competitor: river{}, most: jobsMost},

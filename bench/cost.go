@@ -190,7 +190,7 @@ func (c *cost) insert(ctx context.Context, db *database, m *costPlay) error {
 				}
 				db.rows.Add(1)
 				ended := time.Now()
-				if began.After(from) && ended.Before(until) {
+				if ended.After(from) && ended.Before(until) { // whenever it began: a long one more likely began before
 					latencies[n] = append(latencies[n], milliseconds(ended.Sub(began)))
 				}
 				began = ended

@@ -48,18 +48,34 @@ func (r *results) costFigure(key costKey, competitor string) costFigure {
 			continue
 		}
 		rates, p99s, behind = append(rates, m.Rate), append(p99s, m.P99), append(behind, m.Behind)
-		for _, base := range r.Cost {
-			if base.key() == key && base.Round == m.Round && base.Competitor == baseline.key {
-				ratios = append(ratios, m.Rate/base.Rate)
-			}
+		if base := r.untriggered(key, m.Round); base > 0 {
+			ratios = append(ratios, m.Rate/base)
 		}
 	}
 	return costFigure{spreadOf(ratios), spreadOf(rates), spreadOf(p99s), spreadOf(behind)}
 }
 
-// latencyFigure is the spread over the rounds of one percentile.
+// untriggered is the rate of a round without a trigger: the mean of both plays, of
+// which neither is the truer; 0: not played.
+func (r *results) untriggered(key costKey, round int) float64 {
+	var sum, n float64
+	for _, m := range r.Cost {
+		if m.key() == key && m.Round == round && slices.ContainsFunc(entries, func(e entry) bool { return e.key == m.Competitor && e.silent() }) {
+			sum, n = sum+m.Rate, n+1
+		}
+	}
+	return sum / max(n, 1)
+}
+
+// latencyFigure is the spread over the rounds of one percentile; of too few rows
+// to tell it from the maximum it is not a number.
 func (r *results) latencyFigure(rate float64, competitor string, q float64) spread {
-	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 { return percentile(m.Milliseconds, q) })
+	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 {
+		if q < 1 && float64(len(m.Milliseconds))*(1-q) < 0.999 {
+			return math.NaN()
+		}
+		return percentile(m.Milliseconds, q)
+	})
 }
 
 // latencySpread is the spread over the rounds of what was measured at a rate.

@@ -45,11 +45,11 @@ func (notify) drained(ctx context.Context, db *database) (bool, error) {
 	return err == nil, err
 }
 
-// sumMonth counts one user, as the host's trigger does.
+// sumMonth counts each of some users, as the host's trigger does.
 const sumMonth = `
 	WITH totals AS (
 		SELECT user_id, date_trunc('month', now(), 'UTC') AS period_start, sum(tokens_used) AS tokens_used
-		FROM ai_usage_logs WHERE user_id = $1 AND created_at >= date_trunc('month', now(), 'UTC') GROUP BY 1
+		FROM ai_usage_logs WHERE user_id = ANY ($1::uuid[]) AND created_at >= date_trunc('month', now(), 'UTC') GROUP BY 1
 	), ` + tellCrossings + `
 	SELECT count(*) FROM told`
 
@@ -125,6 +125,7 @@ func sumAll(ctx context.Context, conn *pgx.Conn, first string, rung <-chan strin
 	for range len(rung) {
 		taken[<-rung] = true
 	}
+	var users []string
 	var answer string
 	for payload := range taken {
 		if strings.HasPrefix(payload, question) {
@@ -133,7 +134,10 @@ func sumAll(ctx context.Context, conn *pgx.Conn, first string, rung <-chan strin
 			}
 			continue
 		}
-		if _, err := conn.Exec(ctx, sumMonth, payload); err != nil {
+		users = append(users, payload)
+	}
+	if len(users) > 0 {
+		if _, err := conn.Exec(ctx, sumMonth, users); err != nil {
 			return err
 		}
 	}

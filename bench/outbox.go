@@ -27,16 +27,17 @@ func (outbox) drained(ctx context.Context, db *database) (bool, error) {
 }
 
 const (
-	outboxBatch = 20_000                // rows that a statement takes at the most
+	outboxBatch = 1_000_000             // rows that a statement takes at the most
 	outboxPoll  = 10 * time.Millisecond // pause after finding nothing
 )
 
 // takeBatch counts what it deletes, in one transaction, and leaves what another
-// worker has taken.
+// worker has taken. Rows are found again by their ctid, which is looked up and not
+// joined with the whole outbox.
 const takeBatch = `
 	WITH taken AS (
-		DELETE FROM usage_outbox WHERE id IN (
-			SELECT id FROM usage_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
+		DELETE FROM usage_outbox WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM usage_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
 		RETURNING user_id, tokens, created_at
 	), ` + addUp + tellCrossings + `
 	SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM told)`

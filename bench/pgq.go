@@ -132,12 +132,20 @@ func runPgQ(ctx context.Context, url string) error {
 	}
 }
 
+// nextBatch has all ticks there are in one batch where the consumer is behind: of
+// a batch that covers at least half of the time since the last tick that is done,
+// PgQ takes the newest tick. Where the newest is older, it is the next tick's turn.
+const nextBatch = `
+	SELECT coalesce((SELECT batch_id FROM pgq.get_consumer_info('usage', 'alerts') AS c,
+	                 pgq.next_batch_custom('usage', 'alerts', NULL, NULL, c.lag / 2)),
+	                pgq.next_batch('usage', 'alerts'))`
+
 // takeNextBatch counts a batch and finishes it in one transaction, so that it
 // is counted once.
 func takeNextBatch(ctx context.Context, conn *pgx.Conn) (found bool, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		var batch *int64
-		if err := tx.QueryRow(ctx, "SELECT pgq.next_batch('usage', 'alerts')").Scan(&batch); err != nil || batch == nil {
+		if err := tx.QueryRow(ctx, nextBatch).Scan(&batch); err != nil || batch == nil {
 			return err
 		}
 		found = true

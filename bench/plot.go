@@ -34,7 +34,7 @@ func (r *results) charts() []chart {
 		c := chart{cell: cellCost, title: "Rows inserted, compared with no trigger", line: 1}
 		for _, key := range r.costKeys() {
 			g := group{name: fmt.Sprintf("%s, %s, clients: %d", historyName(key.history), key.commit, key.clients)}
-			for _, e := range played(r.Cost, costPlay.competitor)[1:] {
+			for _, e := range played(r.Cost, costPlay.competitor) {
 				f := r.costFigure(key, e.key)
 				g.bars = append(g.bars, bar{e.label, f.ratio, f.ratio.show(ratio)})
 			}

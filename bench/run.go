@@ -96,7 +96,7 @@ func (p *player) check(ctx context.Context, db *database, cell, part string, rou
 	}
 	var v verdict
 	if !db.silent() {
-		if v, err = audit(ctx, db.control); err != nil {
+		if v, err = audit(ctx, db.control, db.highest); err != nil {
 			return v, fmt.Errorf("%s, %s: %w", cell, db.key, err)
 		}
 		v.Cell, v.Part, v.Round, v.Competitor, v.Unfinished = cell, part, round, db.key, !finished

@@ -23,6 +23,8 @@ var settings = map[string]string{
 	"shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "track_commit_timestamp": "off",
 	"log_line_prefix": logPrefix,
+	// As a tick sets them for itself.
+	"work_mem": "32MB", "jit": "off",
 	"max_connections": "300", // so that 200 transactions can be open
 }
 

@@ -16,7 +16,7 @@ type verdict struct {
 	Round      int    `json:"round"`
 	Competitor string `json:"competitor"`
 	Expected   int    `json:"expected"` // crossings: thresholds at or below the sum of a user's month
-	Lost       int    `json:"lost"`     // crossings without an alert row
+	Lost       int    `json:"lost"`     // crossings without an alert row, and alerts that say that they notified but did not
 	Doubled    int    `json:"doubled"`  // alert rows and notifications beyond the first for a crossing
 	Early      int    `json:"early"`    // alert rows without a crossing
 	Unfinished bool   `json:"unfinished,omitempty"`
@@ -51,8 +51,9 @@ func (v verdict) add(w verdict) verdict {
 }
 
 // audit counts. All usage of the bench is of the current month, so the rows of
-// the host's trigger, which have no period, can be held to the same.
-func audit(ctx context.Context, conn *pgx.Conn) (verdict, error) {
+// the host's trigger, which have no period, can be held to the same. Where it is
+// only the highest threshold that is recorded, those below are not missed.
+func audit(ctx context.Context, conn *pgx.Conn, highest bool) (verdict, error) {
 	var v verdict
 	err := conn.QueryRow(ctx, `
 		WITH used AS (
@@ -69,10 +70,12 @@ func audit(ctx context.Context, conn *pgx.Conn) (verdict, error) {
 			SELECT user_id, count(*) AS times FROM notifications GROUP BY 1
 		)
 		SELECT (SELECT count(*) FROM expected),
-		       (SELECT count(*) FROM expected LEFT JOIN found USING (user_id, threshold) WHERE found.times IS NULL),
+		       (SELECT count(*) FROM expected e WHERE NOT EXISTS (
+			       SELECT FROM found f WHERE f.user_id = e.user_id AND (f.threshold = e.threshold OR $1 AND f.threshold > e.threshold)))
+		       + (SELECT coalesce(sum(greatest(sent.times - coalesce(told.times, 0), 0)), 0) FROM sent LEFT JOIN told USING (user_id)),
 		       (SELECT coalesce(sum(times - 1), 0) FROM found)
 		       + (SELECT coalesce(sum(greatest(told.times - coalesce(sent.times, 0), 0)), 0) FROM told LEFT JOIN sent USING (user_id)),
-		       (SELECT count(*) FROM found LEFT JOIN expected USING (user_id, threshold) WHERE expected.user_id IS NULL)`).
+		       (SELECT count(*) FROM found LEFT JOIN expected USING (user_id, threshold) WHERE expected.user_id IS NULL)`, highest).
 		Scan(&v.Expected, &v.Lost, &v.Doubled, &v.Early)
 	if err != nil {
 		return v, fmt.Errorf("count by plain SQL: %w", err)

@@ -12,6 +12,11 @@ import (
 	"tokenalert/internal/pgtest"
 )
 
+// onlyHighest leaves each user the alert of the highest threshold, and a notification.
+const onlyHighest = `
+	DELETE FROM token_limit_alerts a USING token_limit_alerts b WHERE b.user_id = a.user_id AND b.alert_threshold > a.alert_threshold;
+	DELETE FROM notifications a USING notifications b WHERE b.user_id = a.user_id AND b.id > a.id`
+
 // What is lost, doubled and early is found, whoever did it.
 func TestAudit(t *testing.T) {
 	t.Parallel()
@@ -25,7 +30,7 @@ func TestAudit(t *testing.T) {
 	}
 	check := func(want verdict, text string) {
 		t.Helper()
-		got, err := audit(t.Context(), conn)
+		got, err := audit(t.Context(), conn, false)
 		require.NoError(t, err)
 		assert.Equal(t, want, got)
 		assert.Equal(t, text, got.String())
@@ -41,6 +46,24 @@ func TestAudit(t *testing.T) {
 
 	exec(takeBatch, 100)
 	check(verdict{Expected: 9}, "right")
+	for _, undone := range []struct {
+		by      string
+		highest bool
+		text    string
+	}{
+		{"DELETE FROM notifications WHERE id = (SELECT id FROM notifications LIMIT 1)", false, "1 lost, of 9"},
+		{"DELETE FROM token_limit_alerts WHERE ctid = (SELECT ctid FROM token_limit_alerts WHERE alert_threshold = 80 LIMIT 1)", false, "1 lost, 1 doubled, of 9"},
+		{onlyHighest, false, "5 lost, of 9"},
+		{onlyHighest, true, "right"},
+		{onlyHighest + "; DELETE FROM token_limit_alerts WHERE alert_threshold = 80", true, "1 lost, 1 doubled, of 9"},
+	} {
+		exec("BEGIN")
+		exec(undone.by)
+		got, err := audit(t.Context(), conn, undone.highest)
+		require.NoError(t, err)
+		assert.Equal(t, undone.text, got.String(), undone.by)
+		exec("ROLLBACK")
+	}
 	exec("INSERT INTO notifications (user_id, organization_id, title, message) SELECT user_id, organization_id, 'a', 'b' FROM token_limit_alerts LIMIT 2")
 	check(verdict{Expected: 9, Doubled: 2}, "2 doubled, of 9")
 	exec("UPDATE users SET monthly_token_limit = 10000 WHERE id = (SELECT user_id FROM ai_usage_logs WHERE tokens_used = 250)")

@@ -55,8 +55,8 @@ func (c *counter) calendar() {
 func (c *counter) request(kind store.Kind) store.TickRequest {
 	return store.TickRequest{
 		Kind: kind, Periods: c.periods, Floor: 80, Slice: c.slice, Decisions: c.decisions, Worker: "test",
-		IdleTimeout: 10 * time.Second,
-	} // the machine may be busy
+		IdleTimeout: 10 * time.Second, // the machine may be busy
+	}
 }
 
 // try ticks once, on whatever store.
