@@ -182,7 +182,7 @@ func (r *results) reached(rate float64, competitor string) string {
 	if rate == 0 {
 		return "–"
 	}
-	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 { return m.Reached }).show(thousands)
+	return r.latencySpread(rate, competitor, func(m latencyPlay) float64 { return orNaN(m.Reached) }).show(thousands)
 }
 
 func (r *results) writeCatchUp(b *strings.Builder) {
