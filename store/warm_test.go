@@ -15,7 +15,7 @@ import (
 // all that there is to count to whoever leads.
 func TestWarmingTouchesNothing(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t, host.CMS)
+	c := counterOn(t, siteOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight())) // what is prepared through a pooler is not kept
 	user := c.user(1000)
 	c.tick()
 	c.use(user, 850)

@@ -199,6 +199,7 @@ func TestARotatedSecret(t *testing.T) {
 	began := ask[time.Time](d.platform, "SELECT clock_timestamp()")
 	d.setPassword(podRole, second)
 	require.Positive(t, ask[int](d.platform, "SELECT count(pg_terminate_backend(pid))::integer FROM pg_stat_activity WHERE usename = $1", podRole))
+	c.cut++
 	for _, p := range pods {
 		eventually(t, func() bool { return p.saidOf(worker.EventDatabaseUnreachable, "28P01") }, p.Name+" does not say that it is refused")
 	}
