@@ -19,9 +19,9 @@ func pendingCounts(ctx context.Context, tx pgx.Tx) (*pending, error) {
 	p := &pending{users: map[uuid.UUID]bool{}, shares: map[share]bool{}}
 	// A decision that waits, or a period that is to begin, explains no difference.
 	rows, err := tx.Query(ctx, `
-		SELECT DISTINCT user_id, organization_id FROM tokenalert.recounts
-		WHERE user_id IS NULL AND (organization_id IS NULL OR cause = '`+CauseReconcile+`')
-		   OR user_id IS NOT NULL AND at IS NOT NULL AND `+counts+` AND cause <> 'budget_begins' AND (due_at IS NULL OR due_at <= tokenalert.now())`)
+		SELECT DISTINCT r.user_id, r.organization_id FROM tokenalert.recounts r, (SELECT tokenalert.now() AS at) here
+		WHERE r.user_id IS NULL AND (r.organization_id IS NULL OR r.cause = '`+CauseReconcile+`')
+		   OR `+countsUser)
 	if err != nil {
 		return nil, fmt.Errorf("look for pending counts: %w", err)
 	}

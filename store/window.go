@@ -251,6 +251,9 @@ const counts = `cause NOT IN ('undecided', 'held', 'set_aside')`
 // dueNow are the corrections r that here is not too early for.
 const dueNow = `(r.due_at IS NULL OR r.due_at <= here.at)`
 
+// countsUser are those of them that have a user counted anew.
+const countsUser = `r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND cause <> 'budget_begins' AND ` + dueNow
+
 // countWanted deals with the corrections that are due, up to $4 of them and $5
 // users. It takes them in their order, which those of budgets rely on, and of the
 // users whose turn it is those further behind as well, so that each is counted
@@ -336,7 +339,7 @@ FROM (SELECT) one LEFT JOIN (
 // corrections that have something counted anew are left to later ticks.
 const uncorrected = `
 SELECT DISTINCT r.user_id, r.organization_id FROM tokenalert.recounts r, (SELECT tokenalert.now() AS at) here
-WHERE r.id > 0 AND r.user_id IS NOT NULL AND r.at IS NOT NULL AND ` + counts + ` AND cause <> 'budget_begins' AND ` + dueNow
+WHERE r.id > 0 AND ` + countsUser
 
 // forgetDeleted drops the totals of users that no longer exist, of those whose
 // corrections countWanted looks at, $1 of them. Where their usage stays (a host

@@ -6,11 +6,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"tokenalert/internal/host"
 	"tokenalert/internal/pgtest"
-	"tokenalert/worker"
 )
 
 // How often a tick with one row, and each of those that it tells, may take memory.
@@ -70,15 +68,8 @@ func TestAllocationsOfAnAlert(t *testing.T) {
 // there was work, and what ticks until there is none.
 func ticking(t *testing.T) (w *world, tick func() bool, settle func()) {
 	w = worldOn(t, pgtest.New(t, pgtest.Migrated(host.CMS)).Straight()) // a pooler has statements described instead of prepared
-	daemon, s, _ := w.daemon(config(), zap.NewNop(), worker.NewMetrics("test", "test"))
-	t.Cleanup(s.Close)
-	ticker, err := daemon.Ticker(t.Context())
-	require.NoError(t, err)
-	tick = func() bool {
-		worked, err := ticker()
-		require.NoError(t, err)
-		return worked
-	}
+	ticker := w.ticker()
+	tick = func() bool { return w.ticks(ticker) }
 	return w, tick, func() {
 		for tick() {
 		}

@@ -192,12 +192,36 @@ func config() worker.Config {
 // applied to its settings.
 func (w *world) start(changes ...func(*worker.Config)) *replica {
 	w.t.Helper()
+	return w.startAs(w.configured(changes))
+}
+
+func (w *world) configured(changes []func(*worker.Config)) worker.Config {
+	w.t.Helper()
 	c := config()
 	for _, change := range changes {
 		change(&c)
 	}
 	require.NoError(w.t, c.Validate())
-	return w.startAs(c)
+	return c
+}
+
+// ticker is the loop of a worker that has looked which settings are in force, and
+// ticks when it is told to.
+func (w *world) ticker(changes ...func(*worker.Config)) func() (bool, error) {
+	w.t.Helper()
+	daemon, s, _ := w.daemon(w.configured(changes), zap.NewNop(), worker.NewMetrics("test", "test"))
+	w.t.Cleanup(s.Close)
+	tick, err := daemon.Ticker(w.t.Context())
+	require.NoError(w.t, err)
+	return tick
+}
+
+// ticks ticks once, and reports whether there was work.
+func (w *world) ticks(tick func() (bool, error)) bool {
+	w.t.Helper()
+	worked, err := tick()
+	require.NoError(w.t, err)
+	return worked
 }
 
 // daemon is a worker that does not run yet, and what it has: the store is for

@@ -275,6 +275,13 @@ func (l *loop) poll(ctx context.Context) (store.Poll, error) {
 	return p, err
 }
 
+// endsLead reports whether another attempt under the same lead would fail as this did.
+func endsLead(err error) bool {
+	return slices.ContainsFunc([]error{
+		errLead, errUnanswered, store.ErrReadOnly, store.ErrForeignChain, store.ErrSchema, store.ErrOtherSettings,
+	}, func(end error) bool { return errors.Is(err, end) })
+}
+
 // ended decides what an error outside of a tick means: the lead goes with its
 // session; anything else is tried again.
 func (l *loop) ended(working context.Context, err error) error {
@@ -283,8 +290,7 @@ func (l *loop) ended(working context.Context, err error) error {
 		return nil
 	case working.Err() != nil:
 		return context.Cause(working)
-	case errors.Is(err, errLead), errors.Is(err, errUnanswered), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrSchema),
-		errors.Is(err, store.ErrOtherSettings):
+	case endsLead(err):
 		return err
 	}
 	pause, err := l.failed(store.Window, err)

@@ -65,9 +65,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		return false, l.config.PauseMin, nil
 	}
 	l.metrics.Tick(string(kind), OutcomeCompleted, took)
-	if l.settings != nil {
-		l.inForce = l.settings
-	}
+	l.inForce = cmp.Or(l.settings, l.inForce)
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
 	l.adapt(result, took)
 	l.tell(result, took)
@@ -233,9 +231,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	switch {
 	case ctx.Err() != nil:
 		return false, 0, context.Cause(ctx)
-	case errors.Is(err, store.ErrForeignChain), errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrOtherSettings) && l.settings == nil:
-		return false, 0, err
-	case errors.Is(err, store.ErrOtherSettings):
+	case errors.Is(err, store.ErrOtherSettings) && l.settings != nil:
 		// They may be ours, by a tick that has committed without an answer. To put them
 		// in force again would leave untold who has crossed a threshold since. Others are
 		// those of a leader that came after this one.
@@ -246,6 +242,8 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 			return false, 0, err
 		}
 		return true, l.config.PauseMin, nil
+	case endsLead(err):
+		return false, 0, err
 	case errors.Is(err, store.ErrNeedsFull):
 		// The schema may have been taken down and up again under us: it then
 		// has no settings in force.
