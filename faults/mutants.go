@@ -52,7 +52,7 @@ through all of them fails the command. Nothing in the tree is changed.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&only, "run", "", "this mutant alone")
-	f.IntVar(&o.schedules, "schedules", 50, "within how many schedules it must be found; three times as many where it can show in few")
+	f.IntVar(&o.schedules, "schedules", 150, "within how many schedules it must be found")
 	f.Uint64Var(&o.seed, "seed", 1, "the first seed")
 	f.IntVar(&o.lanes, "lanes", 3, "how many are played at once")
 	f.StringVar(&directory, "directory", "dist/faults-mutants", "where binaries and traces are kept")
@@ -72,9 +72,7 @@ func (m mutation) overlay(root, dir string) (string, error) {
 // hunt plays schedules on the mutated binary until one fails.
 func (m mutation) hunt(ctx context.Context, o options, directory string) (string, error) {
 	o.directory = directory
-	if m.plays != nil { // what few of these meet, and none of the others
-		o.plays, o.schedules = m.plays, 3*o.schedules
-	}
+	o.plays = m.plays
 	l := &laboratory{options: o}
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return "", err
