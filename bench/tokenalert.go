@@ -57,13 +57,13 @@ func (tokenalert) worker(db *database) *exec.Cmd {
 func (tokenalert) ready() string { return string(worker.EventLeaderAcquired) }
 
 // drained compares how many rows the ticks have counted with how many there
-// are, and wants nobody left undecided.
+// are, and wants nobody left undecided. Before the first tick there is no total.
 func (tokenalert) drained(ctx context.Context, db *database) (bool, error) {
-	var rows int64
+	var rows *int64
 	var left bool
-	err := db.control.QueryRow(ctx, `SELECT (SELECT coalesce(sum(rows), 0)::bigint FROM tokenalert.ticks),
+	err := db.control.QueryRow(ctx, `SELECT (SELECT sum(rows)::bigint FROM tokenalert.ticks),
 		EXISTS (SELECT FROM tokenalert.recounts)`).Scan(&rows, &left)
-	return rows >= db.rows.Load() && !left, err
+	return rows != nil && *rows >= db.rows.Load() && !left, err
 }
 
 // ticksIn reads the worker's log: when each tick was told, and the milliseconds

@@ -48,7 +48,7 @@ type loop struct {
 	inForce  *store.Settings // before it
 	added    []int32
 	slice    int64 // rows of a tick
-	ordinary int64 // the slice of a worker that has not been catching up for long
+	ordinary int64 // the slice of a worker that is not far behind
 	correct  int64 // users whose corrections a tick deals with
 	decide   int64 // users and periods that it decides on
 	timeouts int   // of ticks since the last that succeeded
@@ -60,7 +60,8 @@ type loop struct {
 	unrung   bool // a look found usage while asleep, and no ring had come for it
 	planned  bool // a tick has found work: what the next ones cost is work alone
 	failures int
-	behind   time.Time     // since when ticks have left rows to the next; zero: the last left none
+	behind   bool          // the last tick left rows to the next
+	waited   time.Duration // how long the oldest of these has, by their created_at
 	least    time.Duration // that counting has taken a tick; 0: not known
 	looked   time.Time     // when the server was asked what it still allows
 	lastGood time.Time     // when a tick last succeeded or found nothing
@@ -68,7 +69,7 @@ type loop struct {
 }
 
 func (w *Worker) newLoop(b *bell) *loop {
-	slice := max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)
+	slice := firstSlice(w.config.TickTarget)
 	return &loop{
 		Worker: w, bell: b, begin: make(chan struct{}, 1),
 		slice: slice, ordinary: slice, correct: store.MaxCorrections, decide: decisionsPerTick,
@@ -87,6 +88,7 @@ func (l *loop) run(stop, working context.Context) error {
 	if err := l.prepare(working); err != nil {
 		return err
 	}
+	l.lookBehind(working)
 	for stop.Err() == nil {
 		if err := l.busy(stop, working); err != nil || stop.Err() != nil {
 			return err
@@ -127,6 +129,26 @@ func (l *loop) prepare(ctx context.Context) error {
 			zap.String("setting", c.name), zap.String("before", c.inForce), zap.String("after", c.configured))
 	}
 	return nil
+}
+
+// lookBehind has the first tick be as long as it may, where rows have waited for long.
+// If it fails, so will the tick, and say so.
+func (l *loop) lookBehind(ctx context.Context) {
+	if l.kind != "" { // which counts everything
+		return
+	}
+	asking, cancel := l.briefly(ctx)
+	defer cancel()
+	if waited, err := l.store.Waited(asking); err == nil {
+		l.waited = waited
+		l.slice = firstSlice(l.target())
+	}
+}
+
+// firstSlice is that of a tick which is to take so long, where it is not known how
+// fast they are.
+func firstSlice(target time.Duration) int64 {
+	return max(firstRate*target.Milliseconds(), minSlice)
 }
 
 // busy ticks, with pauses after what a tick costs, until nothing has come for a

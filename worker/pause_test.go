@@ -54,30 +54,37 @@ func TestRowsThatToldAreCountedOnce(t *testing.T) {
 	assert.EqualValues(t, 1, rowsThatTold([]store.Outcome{superseded, superseded, told, before, corrected}))
 }
 
-func TestTicksGrowLongerWhileCatchingUpLasts(t *testing.T) {
+func TestTicksGrowLongerTheLongerRowsHaveWaited(t *testing.T) {
 	t.Parallel()
 	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}, metrics: NewMetrics("", "")}
 	l := w.newLoop(nil)
-	left := func(took time.Duration) { l.adapt(store.TickResult{Kind: store.Window, Bounded: true}, took) }
+	now := time.Now()
+	left := func(waited, took time.Duration) {
+		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-waited))}, took)
+	}
 	l.slice = 100_000
-	left(800 * time.Millisecond)
+	for _, tt := range []struct{ waited, want time.Duration }{
+		{-time.Hour, 800 * time.Millisecond}, // created_at is the host's
+		{3 * time.Second, 800 * time.Millisecond},
+		{8 * time.Second, 2 * time.Second},
+		{31 * 24 * time.Hour, 4 * time.Second},
+		{0, 800 * time.Millisecond},
+	} {
+		left(tt.waited, tt.want)
+		assert.EqualValues(t, 100_000, l.slice)
+		assert.Equal(t, tt.want, l.target(), "the oldest has waited for %s", tt.waited)
+	}
+
+	left(time.Minute, 800*time.Millisecond)
+	assert.EqualValues(t, 400_000, l.slice, "at most four times as large as the one before")
+	left(time.Minute, 12*time.Second)
+	assert.EqualValues(t, 200_000, l.slice, "at least half as large")
+	l.adapt(store.TickResult{Kind: store.Window, Now: now}, 3*time.Second)
+	assert.EqualValues(t, 200_000, l.slice, "the last may take as long as the others")
+	left(0, 4*time.Second)
 	assert.EqualValues(t, 100_000, l.slice)
 
-	for _, tt := range []struct {
-		behind time.Duration
-		want   time.Duration
-	}{
-		{0, 800 * time.Millisecond}, {3 * time.Second, 800 * time.Millisecond}, {8 * time.Second, 2 * time.Second}, {time.Hour, 4 * time.Second},
-	} {
-		l.behind = time.Now().Add(-tt.behind)
-		assert.InDelta(t, tt.want.Seconds(), l.target().Seconds(), 0.2, "behind for %s", tt.behind)
-	}
-	left(800 * time.Millisecond)
-	left(800 * time.Millisecond)
-	assert.EqualValues(t, 400_000, l.slice, "at most twice as large as the one before")
-	left(8 * time.Second)
-	assert.InDelta(t, 200_000, l.slice, 2)
-
+	l.slice = 200_000
 	l.caughtUp()
 	assert.EqualValues(t, 100_000, l.slice, "as before")
 	assert.Equal(t, 800*time.Millisecond, l.target())

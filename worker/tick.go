@@ -18,11 +18,11 @@ import (
 // The slice of a bounded tick: rows after which it ends earlier than now. It
 // adapts to TOKENALERT_TICK_TARGET.
 const (
-	firstRate = 60 // rows a millisecond that the first slice of a lead expects
+	firstRate = 100 // rows a millisecond that the first slice of a lead expects
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
-	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take after
-	// catching up for long, and longestTick how long at the most: far less than a tick's
+	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take where rows
+	// have waited for long, and longestTick how long at the most: far less than a tick's
 	// minute.
 	longestTarget = 5
 	longestTick   = 10 * time.Second
@@ -42,7 +42,7 @@ const collisionPause = 100 * time.Millisecond
 func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	kind := cmp.Or(l.kind, store.Window)
 	began := time.Now()
-	if l.failures == 0 && l.behind.IsZero() {
+	if l.failures == 0 && !l.behind {
 		l.metrics.UncountedSince(began)
 	}
 	result, err := l.attempt(ctx, kind)
@@ -57,7 +57,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
-		if !l.behind.IsZero() { // and the log's last word would be that it is
+		if l.behind { // and the log's last word would be that it is
 			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
 				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
 		}
@@ -290,12 +290,16 @@ func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	if result.Kind != store.Window {
 		return
 	}
+	before := l.target()
+	if result.Oldest != nil {
+		l.waited = max(result.Now.Sub(*result.Oldest), 0)
+	}
 	target := l.target()
 	if took := took - result.Correcting; result.Bounded || took > target {
 		factor := float64(target) / float64(max(took, time.Millisecond))
-		l.slice = scaled(l.slice, min(max(factor, 0.5), 2), minSlice, maxSlice)
+		l.slice = scaled(l.slice, min(max(factor, 0.5), 4), minSlice, maxSlice)
 	}
-	if target == l.config.TickTarget {
+	if before == target && target == l.config.TickTarget {
 		l.ordinary = l.slice
 	}
 	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
@@ -306,21 +310,18 @@ func (l *loop) adapt(result store.TickResult, took time.Duration) {
 	}
 }
 
-// target is how long a tick should take. A worker that has been catching up for long
-// may take a quarter of that, for those who wait have waited four times as long: a
-// tick costs as much for the first row of a user as for ten more, so that many users
-// are counted several times as fast in a few ticks as in many.
+// target is how long a tick should take: where rows were left to it, up to a quarter
+// of how long the oldest of them has waited. A tick costs as much for the first row of
+// a user as for ten more, so that many users are counted several times as fast in a few
+// ticks as in many.
 func (l *loop) target() time.Duration {
 	target := l.config.TickTarget
-	if l.behind.IsZero() {
-		return target
-	}
-	return min(max(time.Since(l.behind)/4, target), max(target, min(longestTarget*target, longestTick)))
+	return min(max(l.waited/4, target), max(target, min(longestTarget*target, longestTick)))
 }
 
-// caughtUp has slices as they were before a worker was catching up for long.
+// caughtUp has slices as they were before a worker was far behind.
 func (l *loop) caughtUp() {
-	l.behind, l.slice = time.Time{}, l.ordinary
+	l.behind, l.waited, l.slice = false, 0, l.ordinary
 	l.metrics.AllCounted()
 }
 
@@ -330,15 +331,10 @@ func scaled(n int64, factor float64, least, most int64) int64 {
 
 // tell says what a committed tick did: log lines and metrics.
 func (l *loop) tell(result store.TickResult, took time.Duration) {
+	wasBehind := l.behind
 	var behind time.Duration
-	if result.Oldest != nil {
-		behind = max(result.Now.Sub(*result.Oldest), 0)
-	}
-	wasBehind := !l.behind.IsZero()
 	if result.Bounded {
-		if !wasBehind {
-			l.behind = time.Now()
-		}
+		l.behind, behind = true, l.waited
 		l.metrics.UncountedSince(time.Now().Add(-behind))
 	} else {
 		l.caughtUp()
