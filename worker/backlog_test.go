@@ -16,7 +16,7 @@ func TestTheFirstTickOfALeadFollowsHowLongRowsHaveWaited(t *testing.T) {
 		waited  time.Duration
 		bounded bool
 	}{
-		"for long": {time.Hour, false},
+		"for long":   {time.Hour, false},
 		"not at all": {-time.Hour, true},
 	} {
 		t.Run(name, func(t *testing.T) {
