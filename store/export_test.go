@@ -67,7 +67,7 @@ func (s *Store) PlansOfATick(ctx context.Context, kind Kind) (map[string]string,
 	if _, err := conn.Exec(ctx, "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan"); err != nil {
 		return nil, err
 	}
-	for name, sql := range map[string]string{"pollWindow": pollWindow, "oldestUncounted": oldestUncounted, "commitTimes": commitTimes} {
+	for name, sql := range map[string]string{"pollWindow": pollWindow, "commitTimes": commitTimes} {
 		if err := explain(name, sql); err != nil {
 			return nil, err
 		}

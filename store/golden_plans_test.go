@@ -22,9 +22,8 @@ var update = flag.Bool("update", false, "write the plans in testdata/plans")
 // asSmall are the statements whose plan is another one where their tables were
 // empty, or nearly so, as it was made, and why that may be.
 var asSmall = map[string]string{
-	"pollWindow":      "it runs without the tick's settings, so an empty table is read in full; autovacuum's first ANALYZE has it planned anew",
-	"oldestUncounted": "as the poll",
-	"commitTimes":     "as the poll",
+	"pollWindow":  "it runs without the tick's settings, so an empty table is read in full; autovacuum's first ANALYZE has it planned anew",
+	"commitTimes": "as the poll",
 	"writeDecisions": "an empty usage_periods may be read in full to set the marks of 250 users at most; " +
 		"autovacuum's first ANALYZE has it planned anew",
 	"writeBudgetDecisions": "as writeDecisions, of budget_periods",

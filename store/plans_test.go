@@ -65,7 +65,7 @@ func TestNoJoinOfATickComparesEachWithEach(t *testing.T) {
 			for _, kind := range []store.Kind{store.Window, store.Full} {
 				plans, err := c.store.PlansOfATick(t.Context(), kind)
 				require.NoError(t, err)
-				require.Equal(t, map[store.Kind]int{store.Window: 11, store.Full: 8}[kind], len(plans))
+				require.Len(t, plans, map[store.Kind]int{store.Window: 10, store.Full: 8}[kind])
 				for statement, text := range plans {
 					each(parsePlan(t, text), func(n planNode) {
 						if n.NodeType != "Nested Loop" {

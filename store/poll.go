@@ -2,12 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // A Poll is a look at the window without counting it.
@@ -55,30 +52,6 @@ func (s *Store) Poll(ctx context.Context) (Poll, error) {
 	var err error
 	p.Xmin, err = strconv.ParseUint(xmin, 10, 64)
 	return p, err
-}
-
-// oldestUncounted finds the row of the window with the lowest transaction id, leaving
-// out what ran at the last tick and has ended since.
-const oldestUncounted = `WITH ` + window + `
-SELECT here.at, l.created_at
-FROM here, ranges r, LATERAL (
-	SELECT CASE WHEN isfinite(created_at) THEN created_at END AS created_at FROM ai_usage_logs
-	WHERE xact_id >= r.lo AND xact_id < r.hi ORDER BY xact_id LIMIT 1
-) l LIMIT 1`
-
-// Waited returns about how long the oldest row that is not counted has waited, by its
-// created_at; 0 where there is none, or it is of the future.
-func (s *Store) Waited(ctx context.Context) (time.Duration, error) {
-	var now time.Time
-	var oldest *time.Time
-	err := s.pool.QueryRow(ctx, oldestUncounted).Scan(&now, &oldest)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return 0, fmt.Errorf("oldest uncounted row: %w", tickError(err))
-	}
-	if oldest == nil {
-		return 0, nil
-	}
-	return max(now.Sub(*oldest), 0), nil
 }
 
 // Ping asks for an answer and nothing else: it waits for no lock.

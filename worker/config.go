@@ -74,7 +74,7 @@ type Config struct {
 	PauseMin time.Duration `env:"TOKENALERT_PAUSE_MIN" envDefault:"2ms" help:"shortest pause between ticks while there is work"`
 	PauseMax time.Duration `env:"TOKENALERT_PAUSE_MAX" envDefault:"250ms" help:"longest pause between ticks while there is work"`
 	// TickTarget is what the slice of a bounded tick is adapted to.
-	TickTarget time.Duration `env:"TOKENALERT_TICK_TARGET" envDefault:"800ms" help:"how long a tick should take; catching up, up to 5 times that"`
+	TickTarget time.Duration `env:"TOKENALERT_TICK_TARGET" envDefault:"800ms" help:"how long a tick should take; far behind, up to 5 times that"`
 	// TickRetention is the age at which rows of the tick chain are pruned.
 	TickRetention time.Duration `env:"TOKENALERT_TICK_RETENTION" envDefault:"24h" help:"how long the history of ticks is kept"`
 	// ReconcileInterval 0 leaves reconciling to the command.

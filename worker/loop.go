@@ -47,8 +47,7 @@ type loop struct {
 	settings *store.Settings // that it puts in force; nil: those that are stay
 	inForce  *store.Settings // before it
 	added    []int32
-	slice    int64 // rows of a tick
-	ordinary int64 // the slice of a worker that is not far behind
+	slice    int64 // rows that TOKENALERT_TICK_TARGET allows
 	correct  int64 // users whose corrections a tick deals with
 	decide   int64 // users and periods that it decides on
 	timeouts int   // of ticks since the last that succeeded
@@ -60,8 +59,8 @@ type loop struct {
 	unrung   bool // a look found usage while asleep, and no ring had come for it
 	planned  bool // a tick has found work: what the next ones cost is work alone
 	failures int
-	behind   bool          // the last tick left rows to the next
-	waited   time.Duration // how long the oldest of these has, by their created_at
+	behind   time.Time     // since when ticks have left rows to the next; zero: the last left none
+	waited   time.Duration // how long the oldest of these had as that tick began
 	least    time.Duration // that counting has taken a tick; 0: not known
 	looked   time.Time     // when the server was asked what it still allows
 	lastGood time.Time     // when a tick last succeeded or found nothing
@@ -69,10 +68,10 @@ type loop struct {
 }
 
 func (w *Worker) newLoop(b *bell) *loop {
-	slice := firstSlice(w.config.TickTarget)
+	slice := max(firstRate*w.config.TickTarget.Milliseconds(), minSlice)
 	return &loop{
 		Worker: w, bell: b, begin: make(chan struct{}, 1),
-		slice: slice, ordinary: slice, correct: store.MaxCorrections, decide: decisionsPerTick,
+		slice: slice, correct: store.MaxCorrections, decide: decisionsPerTick,
 	}
 }
 
@@ -88,7 +87,6 @@ func (l *loop) run(stop, working context.Context) error {
 	if err := l.prepare(working); err != nil {
 		return err
 	}
-	l.lookBehind(working)
 	for stop.Err() == nil {
 		if err := l.busy(stop, working); err != nil || stop.Err() != nil {
 			return err
@@ -129,26 +127,6 @@ func (l *loop) prepare(ctx context.Context) error {
 			zap.String("setting", c.name), zap.String("before", c.inForce), zap.String("after", c.configured))
 	}
 	return nil
-}
-
-// lookBehind has the first tick be as long as it may, where rows have waited for long.
-// If it fails, so will the tick, and say so.
-func (l *loop) lookBehind(ctx context.Context) {
-	if l.kind != "" { // which counts everything
-		return
-	}
-	asking, cancel := l.briefly(ctx)
-	defer cancel()
-	if waited, err := l.store.Waited(asking); err == nil {
-		l.waited = waited
-		l.slice = firstSlice(l.target())
-	}
-}
-
-// firstSlice is that of a tick which is to take so long, where it is not known how
-// fast they are.
-func firstSlice(target time.Duration) int64 {
-	return max(firstRate*target.Milliseconds(), minSlice)
 }
 
 // busy ticks, with pauses after what a tick costs, until nothing has come for a
@@ -351,7 +329,7 @@ func (l *loop) failed(kind store.Kind, err error) (time.Duration, error) {
 	l.failures++
 	pause := min(l.config.PauseMin<<min(l.failures, 16), failureMax)
 	pause = pause/2 + rand.N(pause/2+1)
-	l.metrics.UncountedSince(l.lastGood)
+	l.metrics.UncountedSince(l.lastGood.Add(-l.waited))
 	sqlstate, silent := store.SQLState(err), l.unanswered(err)
 	err = store.Discreet(err)
 	l.health.DatabaseFailed(err.Error())

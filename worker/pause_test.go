@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"testing"
 	"time"
 
@@ -56,13 +57,8 @@ func TestRowsThatToldAreCountedOnce(t *testing.T) {
 
 func TestTicksGrowLongerTheLongerRowsHaveWaited(t *testing.T) {
 	t.Parallel()
-	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}, metrics: NewMetrics("", "")}
-	l := w.newLoop(nil)
+	l := behind(t)
 	now := time.Now()
-	left := func(waited, took time.Duration) {
-		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-waited))}, took)
-	}
-	l.slice = 100_000
 	for _, tt := range []struct{ waited, want time.Duration }{
 		{-time.Hour, 800 * time.Millisecond}, // created_at is the host's
 		{3 * time.Second, 800 * time.Millisecond},
@@ -70,22 +66,50 @@ func TestTicksGrowLongerTheLongerRowsHaveWaited(t *testing.T) {
 		{31 * 24 * time.Hour, 4 * time.Second},
 		{0, 800 * time.Millisecond},
 	} {
-		left(tt.waited, tt.want)
-		assert.EqualValues(t, 100_000, l.slice)
+		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-tt.waited))}, time.Second, time.Second)
 		assert.Equal(t, tt.want, l.target(), "the oldest has waited for %s", tt.waited)
 	}
+	l.behind = now.Add(-10 * time.Second)
+	assert.InDelta(t, 2.5, l.target().Seconds(), 0.2, "who is counted as fast as they come is caught up with")
 
-	left(time.Minute, 800*time.Millisecond)
-	assert.EqualValues(t, 400_000, l.slice, "at most four times as large as the one before")
-	left(time.Minute, 12*time.Second)
-	assert.EqualValues(t, 200_000, l.slice, "at least half as large")
-	l.adapt(store.TickResult{Kind: store.Window, Now: now}, 3*time.Second)
-	assert.EqualValues(t, 200_000, l.slice, "the last may take as long as the others")
-	left(0, 4*time.Second)
-	assert.EqualValues(t, 100_000, l.slice)
+	l.waited = time.Hour
+	l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, time.Second)
+	assert.Equal(t, 800*time.Millisecond, l.target(), "all is counted")
+	assert.Zero(t, l.waited)
+}
 
-	l.slice = 200_000
-	l.caughtUp()
-	assert.EqualValues(t, 100_000, l.slice, "as before")
-	assert.Equal(t, 800*time.Millisecond, l.target())
+func TestSlicesFollowHowLongTicksTakeToCount(t *testing.T) {
+	t.Parallel()
+	const slice = 100_000
+	for name, tt := range map[string]struct {
+		result       store.TickResult
+		took, target time.Duration
+		want         int64
+	}{
+		"as long as it should":     {store.TickResult{Bounded: true}, 800 * time.Millisecond, 800 * time.Millisecond, slice},
+		"shorter":                  {store.TickResult{Bounded: true}, 2 * time.Second, 3 * time.Second, slice * 3 / 2},
+		"much shorter":             {store.TickResult{Bounded: true}, time.Millisecond, 800 * time.Millisecond, slice * 2},
+		"longer":                   {store.TickResult{Bounded: true}, 4 * time.Second, 3 * time.Second, slice * 3 / 4},
+		"much longer":              {store.TickResult{Bounded: true}, time.Minute, 3 * time.Second, slice / 2},
+		"short, as all is counted": {store.TickResult{}, time.Millisecond, 800 * time.Millisecond, slice},
+		"long, and all is counted": {store.TickResult{}, time.Second, 800 * time.Millisecond, slice * 8 / 10},
+		"as long as others before": {store.TickResult{}, 2 * time.Second, 3 * time.Second, slice},
+		"long, as it told many":    {store.TickResult{Telling: 2 * time.Second, Correcting: time.Second}, 3500 * time.Millisecond, 800 * time.Millisecond, slice},
+		"a full count":             {store.TickResult{Kind: store.Full}, time.Minute, 800 * time.Millisecond, slice},
+	} {
+		l := behind(t)
+		l.slice = slice
+		tt.result.Kind = cmp.Or(tt.result.Kind, store.Window)
+		l.adapt(tt.result, tt.took, tt.target)
+		assert.EqualValues(t, tt.want, l.slice, name)
+	}
+}
+
+// behind is the loop of a worker that has just begun to catch up.
+func behind(t *testing.T) *loop {
+	t.Helper()
+	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}, metrics: NewMetrics("", "")}
+	l := w.newLoop(nil)
+	l.behind = time.Now()
+	return l
 }

@@ -18,7 +18,7 @@ import (
 // The slice of a bounded tick: rows after which it ends earlier than now. It
 // adapts to TOKENALERT_TICK_TARGET.
 const (
-	firstRate = 100 // rows a millisecond that the first slice of a lead expects
+	firstRate = 60 // rows a millisecond that the first slice of a lead expects
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
 	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take where rows
@@ -42,10 +42,11 @@ const collisionPause = 100 * time.Millisecond
 func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	kind := cmp.Or(l.kind, store.Window)
 	began := time.Now()
-	if l.failures == 0 && !l.behind {
+	if l.failures == 0 && l.behind.IsZero() {
 		l.metrics.UncountedSince(began)
 	}
-	result, err := l.attempt(ctx, kind)
+	target := l.target()
+	result, err := l.attempt(ctx, kind, target)
 	took := time.Since(began)
 	if err != nil {
 		return l.recover(ctx, kind, err)
@@ -57,7 +58,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.health.Ticked(l.lastGood)
 	if !result.Work() {
 		l.metrics.Tick(string(kind), OutcomeEmpty, took)
-		if l.behind { // and the log's last word would be that it is
+		if !l.behind.IsZero() { // and the log's last word would be that it is
 			l.log.Info("the last tick had left nothing", Event(EventTickCompleted), zap.String("kind", string(kind)),
 				zap.Int64("rows", 0), zap.Bool("bounded", false), zap.Duration("duration_ms", took), zap.Duration("behind_ms", 0))
 		}
@@ -67,8 +68,9 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.metrics.Tick(string(kind), OutcomeCompleted, took)
 	l.inForce = cmp.Or(l.settings, l.inForce)
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
-	l.adapt(result, took)
-	l.tell(result, took)
+	wasBehind := !l.behind.IsZero()
+	l.adapt(result, took, target)
+	l.tell(result, took, wasBehind)
 	if result.BudgetBegins {
 		l.beginBudgets()
 	}
@@ -119,7 +121,7 @@ func rowsThatTold(outcomes []store.Outcome) int64 {
 // errBeforehand is of what comes before a tick, and says nothing of how long that takes.
 var errBeforehand = errors.New("before the tick")
 
-func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, error) {
+func (l *loop) attempt(ctx context.Context, kind store.Kind, target time.Duration) (store.TickResult, error) {
 	if !l.silent.IsZero() { // a tick would wait for a minute and more
 		asking, cancel := l.briefly(ctx)
 		err := l.store.Ping(asking)
@@ -163,7 +165,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind) (store.TickResult, 
 		Periods: l.periods,
 		Floor:   l.config.Thresholds[0],
 		InForce: l.inForce,
-		Slice:   l.slice,
+		Slice:   scaled(l.slice, float64(target)/float64(l.config.TickTarget), minSlice, maxSlice),
 		Changes: func(now time.Time, c *store.Candidate) bool {
 			_, _, changed := r.crossed(now, c)
 			return changed
@@ -284,44 +286,52 @@ func (l *loop) retry(kind store.Kind, err error) (bool, time.Duration, error) {
 	return err == nil, pause, err
 }
 
-// adapt moves the slice toward what takes as long as a tick should, and after
-// timeouts has more users corrected and told in a tick again, where that is short.
-func (l *loop) adapt(result store.TickResult, took time.Duration) {
-	if result.Kind != store.Window {
+// adapt moves the slice toward what takes as long to count as a tick should, which this
+// one's target says, and after timeouts has more users corrected and told in a tick
+// again, where that is short. It notes how far behind the tick has left us.
+func (l *loop) adapt(result store.TickResult, took, target time.Duration) {
+	if result.Kind == store.Window {
+		counting := took - result.Correcting - result.Telling // which are bounded by themselves
+		if result.Bounded || counting > target {
+			factor := float64(target) / float64(max(counting, time.Millisecond))
+			l.slice = scaled(l.slice, min(max(factor, 0.5), 2), minSlice, maxSlice)
+		}
+		if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
+			l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
+		}
+		if result.Telling < l.config.TickTarget {
+			l.decide = scaled(l.decide, 2, 1, decisionsPerTick)
+		}
+	}
+	if !result.Bounded {
+		l.caughtUp()
 		return
 	}
-	before := l.target()
-	if result.Oldest != nil {
+	if l.behind.IsZero() {
+		l.behind = time.Now()
+	}
+	if l.waited = 0; result.Oldest != nil {
 		l.waited = max(result.Now.Sub(*result.Oldest), 0)
 	}
-	target := l.target()
-	if took := took - result.Correcting; result.Bounded || took > target {
-		factor := float64(target) / float64(max(took, time.Millisecond))
-		l.slice = scaled(l.slice, min(max(factor, 0.5), 4), minSlice, maxSlice)
-	}
-	if before == target && target == l.config.TickTarget {
-		l.ordinary = l.slice
-	}
-	if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
-		l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
-	}
-	if result.Telling < l.config.TickTarget {
-		l.decide = scaled(l.decide, 2, 1, decisionsPerTick)
-	}
 }
 
-// target is how long a tick should take: where rows were left to it, up to a quarter
-// of how long the oldest of them has waited. A tick costs as much for the first row of
-// a user as for ten more, so that many users are counted several times as fast in a few
-// ticks as in many.
+// target is how long a tick should take: where the one before has left rows, up to a
+// quarter of how long the oldest of these has waited, or of how long catching up has
+// lasted. A tick costs as much for the first row of a user as for ten more, so that
+// many users are counted several times as fast in a few ticks as in many. By the wait
+// alone, usage that comes as fast as it is counted would be followed at a distance, and
+// not caught up with.
 func (l *loop) target() time.Duration {
 	target := l.config.TickTarget
-	return min(max(l.waited/4, target), max(target, min(longestTarget*target, longestTick)))
+	if l.behind.IsZero() {
+		return target
+	}
+	lasted := max(l.waited, time.Since(l.behind))
+	return min(max(lasted/4, target), max(target, min(longestTarget*target, longestTick)))
 }
 
-// caughtUp has slices as they were before a worker was far behind.
 func (l *loop) caughtUp() {
-	l.behind, l.waited, l.slice = false, 0, l.ordinary
+	l.behind, l.waited = time.Time{}, 0
 	l.metrics.AllCounted()
 }
 
@@ -330,14 +340,9 @@ func scaled(n int64, factor float64, least, most int64) int64 {
 }
 
 // tell says what a committed tick did: log lines and metrics.
-func (l *loop) tell(result store.TickResult, took time.Duration) {
-	wasBehind := l.behind
-	var behind time.Duration
+func (l *loop) tell(result store.TickResult, took time.Duration, wasBehind bool) {
 	if result.Bounded {
-		l.behind, behind = true, l.waited
-		l.metrics.UncountedSince(time.Now().Add(-behind))
-	} else {
-		l.caughtUp()
+		l.metrics.UncountedSince(time.Now().Add(-took - l.waited))
 	}
 	if result.Kind == store.Window {
 		l.metrics.Rows.Add(float64(result.Rows))
@@ -346,7 +351,7 @@ func (l *loop) tell(result store.TickResult, took time.Duration) {
 		zap.Int64("tick", result.ID), zap.String("kind", string(result.Kind)),
 		zap.Int64("rows", result.Rows), zap.Int64("users", result.Users), zap.Int("alerts", written(result.Outcomes)),
 		zap.Int64("recounts", result.Recounts), zap.Int64("undecided", result.Left), zap.Bool("bounded", result.Bounded),
-		zap.Duration("duration_ms", took), zap.Duration("behind_ms", behind),
+		zap.Duration("duration_ms", took), zap.Duration("behind_ms", l.waited),
 	}
 	if result.Kind == store.Window && len(result.Outcomes) == 0 && !result.Bounded && !wasBehind {
 		l.log.Debug("tick completed", append(fields, Event(EventTickCompleted))...)
