@@ -182,6 +182,15 @@ func (r *TickResult) Work() bool { return r.ID != 0 }
 // decided.
 func (r *TickResult) More() bool { return r.Bounded || r.Filled || r.Left > 0 }
 
+// Waited returns how long the oldest row that the tick left had waited as it began, by
+// its created_at; 0 where it left none, or the row is of the future.
+func (r *TickResult) Waited() time.Duration {
+	if r.Oldest == nil {
+		return 0
+	}
+	return max(r.Now.Sub(*r.Oldest), 0)
+}
+
 // SetAside is a subject whose data made a statement fail.
 type SetAside struct {
 	Subject
@@ -228,6 +237,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 	}
 	var later []Decision
 	if due {
+		began := time.Now()
 		wanted, err := countCorrections(ctx, conn, q, &result)
 		if err != nil {
 			return result, err
@@ -238,6 +248,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 				return result, err
 			}
 		}
+		result.Correcting = time.Since(began)
 	}
 	began := time.Now()
 	decisions := decide(q.Kind, result.Now, candidates)
@@ -245,7 +256,7 @@ func tick(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.D
 		return result, err
 	}
 	err = write(ctx, conn, q, &result, decisions, later)
-	if len(decisions) > 0 {
+	if len(decisions)+len(later) > 0 {
 		result.Telling = time.Since(began)
 	}
 	return result, err
@@ -351,7 +362,6 @@ func count(ctx context.Context, conn *pgxpool.Conn, q TickRequest, timeout time.
 }
 
 func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, result *TickResult) ([]Candidate, error) {
-	began := time.Now()
 	batch := &pgx.Batch{}
 	batch.Queue(forgetDeleted, MaxCorrections)
 	batch.Queue(q.Periods.counting().wanted, q.Periods.placing(MaxCorrections, cmp.Or(q.Corrected, MaxCorrections))...)
@@ -368,9 +378,7 @@ func countCorrections(ctx context.Context, conn *pgxpool.Conn, q TickRequest, re
 	if err != nil {
 		return nil, fmt.Errorf("count corrections: %w", err)
 	}
-	err = results.Close()
-	result.Correcting = time.Since(began)
-	return candidates, err
+	return candidates, results.Close()
 }
 
 // withoutUncorrected leaves to later ticks, behind the corrections that wait, to

@@ -210,7 +210,7 @@ var EventFields = []FieldDoc{
 	{"armed_until", "the time at which the bell falls silent unless renewed"},
 	{"attempt", "how many times it has been tried"},
 	{"before", "the value that was in force"},
-	{"behind_ms", "age of the oldest commit that the tick left uncounted, 0 when none, in milliseconds"},
+	{"behind_ms", "age, as the tick began, of the oldest commit that it left uncounted, 0 when none, in milliseconds"},
 	{"bell", "`TOKENALERT_BELL`"},
 	{"bounded", "whether the tick ended earlier than now, leaving rows to the next"},
 	{"channel", "`notification` (into another database), `email` or `webhook`"},

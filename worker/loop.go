@@ -47,7 +47,8 @@ type loop struct {
 	settings *store.Settings // that it puts in force; nil: those that are stay
 	inForce  *store.Settings // before it
 	added    []int32
-	slice    int64 // rows that TOKENALERT_TICK_TARGET allows
+	slice    int64 // rows that are counted in TOKENALERT_TICK_TARGET
+	most     int64 // rows of the next tick at the most; 0: what the slice has it
 	correct  int64 // users whose corrections a tick deals with
 	decide   int64 // users and periods that it decides on
 	timeouts int   // of ticks since the last that succeeded

@@ -57,25 +57,34 @@ func TestRowsThatToldAreCountedOnce(t *testing.T) {
 
 func TestTicksGrowLongerTheLongerRowsHaveWaited(t *testing.T) {
 	t.Parallel()
-	l := behind(t)
 	now := time.Now()
-	for _, tt := range []struct{ waited, want time.Duration }{
-		{-time.Hour, 800 * time.Millisecond}, // created_at is the host's
-		{3 * time.Second, 800 * time.Millisecond},
-		{8 * time.Second, 2 * time.Second},
-		{31 * 24 * time.Hour, 4 * time.Second},
-		{0, 800 * time.Millisecond},
-	} {
-		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-tt.waited))}, time.Second, time.Second)
-		assert.Equal(t, tt.want, l.target(), "the oldest has waited for %s", tt.waited)
+	left := func(l *loop, waited time.Duration) {
+		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-waited))}, time.Second, time.Second, 1000)
 	}
-	l.behind = now.Add(-10 * time.Second)
-	assert.InDelta(t, 2.5, l.target().Seconds(), 0.2, "who is counted as fast as they come is caught up with")
+	for _, tt := range []struct{ ordinary, waited, want time.Duration }{
+		{800 * time.Millisecond, -time.Hour, 800 * time.Millisecond}, // created_at is the host's
+		{800 * time.Millisecond, 3 * time.Second, 800 * time.Millisecond},
+		{800 * time.Millisecond, 8 * time.Second, 2 * time.Second},
+		{800 * time.Millisecond, 31 * 24 * time.Hour, 4 * time.Second},
+		{4 * time.Second, time.Hour, 10 * time.Second},
+	} {
+		l := newLoop(tt.ordinary)
+		assert.Equal(t, tt.ordinary, l.target(), "nothing is left")
+		left(l, tt.waited)
+		assert.Equal(t, tt.want, l.target(), "the oldest has waited for %s", tt.waited)
+		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now}, time.Second, time.Second, 1000)
+		assert.Equal(t, tt.ordinary, l.target(), "it is not known how long the oldest has waited")
+		left(l, time.Hour)
+		l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, time.Second, 1000)
+		assert.Equal(t, tt.ordinary, l.target(), "all is counted")
+		assert.Zero(t, l.waited)
+	}
 
-	l.waited = time.Hour
-	l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, time.Second)
-	assert.Equal(t, 800*time.Millisecond, l.target(), "all is counted")
-	assert.Zero(t, l.waited)
+	l := newLoop(800 * time.Millisecond)
+	left(l, 0)
+	l.behind = l.behind.Add(-10 * time.Second)
+	left(l, 0)
+	assert.InDelta(t, 2.5, l.target().Seconds(), 0.2, "what comes as fast as it is counted is caught up with")
 }
 
 func TestSlicesFollowHowLongTicksTakeToCount(t *testing.T) {
@@ -86,30 +95,52 @@ func TestSlicesFollowHowLongTicksTakeToCount(t *testing.T) {
 		took, target time.Duration
 		want         int64
 	}{
-		"as long as it should":     {store.TickResult{Bounded: true}, 800 * time.Millisecond, 800 * time.Millisecond, slice},
-		"shorter":                  {store.TickResult{Bounded: true}, 2 * time.Second, 3 * time.Second, slice * 3 / 2},
-		"much shorter":             {store.TickResult{Bounded: true}, time.Millisecond, 800 * time.Millisecond, slice * 2},
-		"longer":                   {store.TickResult{Bounded: true}, 4 * time.Second, 3 * time.Second, slice * 3 / 4},
-		"much longer":              {store.TickResult{Bounded: true}, time.Minute, 3 * time.Second, slice / 2},
-		"short, as all is counted": {store.TickResult{}, time.Millisecond, 800 * time.Millisecond, slice},
-		"long, and all is counted": {store.TickResult{}, time.Second, 800 * time.Millisecond, slice * 8 / 10},
-		"as long as others before": {store.TickResult{}, 2 * time.Second, 3 * time.Second, slice},
-		"long, as it told many":    {store.TickResult{Telling: 2 * time.Second, Correcting: time.Second}, 3500 * time.Millisecond, 800 * time.Millisecond, slice},
-		"a full count":             {store.TickResult{Kind: store.Full}, time.Minute, 800 * time.Millisecond, slice},
+		"as long as it should":      {store.TickResult{Bounded: true}, 800 * time.Millisecond, 800 * time.Millisecond, slice},
+		"shorter":                   {store.TickResult{Bounded: true}, 2 * time.Second, 3 * time.Second, slice * 3 / 2},
+		"much shorter":              {store.TickResult{Bounded: true}, time.Millisecond, 800 * time.Millisecond, slice * 2},
+		"longer":                    {store.TickResult{Bounded: true}, 4 * time.Second, 3 * time.Second, slice * 3 / 4},
+		"much longer":               {store.TickResult{Bounded: true}, time.Minute, 3 * time.Second, slice / 2},
+		"short, and all is counted": {store.TickResult{}, 2 * time.Second, 3 * time.Second, slice},
+		"long, and all is counted":  {store.TickResult{}, time.Second, 800 * time.Millisecond, slice * 8 / 10},
+		"long, as it told many":     {store.TickResult{Telling: 2 * time.Second, Correcting: time.Second}, 3500 * time.Millisecond, 800 * time.Millisecond, slice},
+		"a full count":              {store.TickResult{Kind: store.Full}, time.Minute, 800 * time.Millisecond, slice},
 	} {
-		l := behind(t)
+		l := newLoop(800 * time.Millisecond)
 		l.slice = slice
 		tt.result.Kind = cmp.Or(tt.result.Kind, store.Window)
-		l.adapt(tt.result, tt.took, tt.target)
+		l.adapt(tt.result, tt.took, tt.target, slice)
 		assert.EqualValues(t, tt.want, l.slice, name)
 	}
 }
 
-// behind is the loop of a worker that has just begun to catch up.
-func behind(t *testing.T) *loop {
-	t.Helper()
-	w := &Worker{config: Config{TickTarget: 800 * time.Millisecond}, metrics: NewMetrics("", "")}
-	l := w.newLoop(nil)
-	l.behind = time.Now()
-	return l
+// A target that is longer at once asks for no more than the tick before bears out.
+func TestATickAsksForAFewTimesTheRowsOfTheOneBefore(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, tt := range []struct {
+		took time.Duration
+		want int64
+	}{
+		{40 * time.Millisecond, 400_000}, // of few users, perhaps
+		{2 * time.Second, 200_000},
+		{15 * time.Second, 50_000},
+	} {
+		l := newLoop(800 * time.Millisecond)
+		l.slice = 100_000
+		target := l.target()
+		rows := l.rows(target)
+		assert.EqualValues(t, 100_000, rows)
+		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-time.Hour))}, tt.took, target, rows)
+		assert.EqualValues(t, tt.want, l.rows(l.target()), "after one of %s", tt.took)
+
+		l.slice = 100_000
+		assert.EqualValues(t, min(tt.want, 500_000), l.rows(4*time.Second))
+		l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, 4*time.Second, rows)
+		assert.EqualValues(t, 500_000, l.rows(4*time.Second), "all is counted: as the slice has it")
+	}
+}
+
+func newLoop(target time.Duration) *loop {
+	w := &Worker{config: Config{TickTarget: target}, metrics: NewMetrics("", "")}
+	return w.newLoop(nil)
 }

@@ -15,15 +15,15 @@ import (
 	"tokenalert/store"
 )
 
-// The slice of a bounded tick: rows after which it ends earlier than now. It
-// adapts to TOKENALERT_TICK_TARGET.
+// The slice: rows that are counted in TOKENALERT_TICK_TARGET, to which it adapts. A tick
+// that finds more ends earlier than now.
 const (
 	firstRate = 60 // rows a millisecond that the first slice of a lead expects
 	minSlice  = 1_000
 	maxSlice  = 10_000_000
 	// longestTarget is how many times TOKENALERT_TICK_TARGET a tick may take where rows
-	// have waited for long, and longestTick how long at the most: far less than a tick's
-	// minute.
+	// have waited for long, or catching up has lasted, and longestTick how long at the
+	// most: far less than a tick's minute.
 	longestTarget = 5
 	longestTick   = 10 * time.Second
 )
@@ -46,7 +46,8 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 		l.metrics.UncountedSince(began)
 	}
 	target := l.target()
-	result, err := l.attempt(ctx, kind, target)
+	rows := l.rows(target)
+	result, err := l.attempt(ctx, kind, rows)
 	took := time.Since(began)
 	if err != nil {
 		return l.recover(ctx, kind, err)
@@ -69,7 +70,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	l.inForce = cmp.Or(l.settings, l.inForce)
 	l.kind, l.settings, l.added, l.isolated = "", nil, nil, false
 	wasBehind := !l.behind.IsZero()
-	l.adapt(result, took, target)
+	l.adapt(result, took, target, rows)
 	l.tell(result, took, wasBehind)
 	if result.BudgetBegins {
 		l.beginBudgets()
@@ -121,7 +122,7 @@ func rowsThatTold(outcomes []store.Outcome) int64 {
 // errBeforehand is of what comes before a tick, and says nothing of how long that takes.
 var errBeforehand = errors.New("before the tick")
 
-func (l *loop) attempt(ctx context.Context, kind store.Kind, target time.Duration) (store.TickResult, error) {
+func (l *loop) attempt(ctx context.Context, kind store.Kind, rows int64) (store.TickResult, error) {
 	if !l.silent.IsZero() { // a tick would wait for a minute and more
 		asking, cancel := l.briefly(ctx)
 		err := l.store.Ping(asking)
@@ -165,7 +166,7 @@ func (l *loop) attempt(ctx context.Context, kind store.Kind, target time.Duratio
 		Periods: l.periods,
 		Floor:   l.config.Thresholds[0],
 		InForce: l.inForce,
-		Slice:   scaled(l.slice, float64(target)/float64(l.config.TickTarget), minSlice, maxSlice),
+		Slice:   rows,
 		Changes: func(now time.Time, c *store.Candidate) bool {
 			_, _, changed := r.crossed(now, c)
 			return changed
@@ -274,7 +275,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	}
 	if store.IsTimeout(err) && !errors.Is(err, errBeforehand) { // as much again would take as long: nobody would be told
 		l.timeouts++
-		l.slice = scaled(l.slice, 0.5, minSlice, maxSlice)
+		l.most, l.slice = scaled(l.rows(l.target()), 0.5, minSlice, maxSlice), scaled(l.slice, 0.5, minSlice, maxSlice)
 		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
 	}
 	return l.retry(kind, err)
@@ -288,13 +289,13 @@ func (l *loop) retry(kind store.Kind, err error) (bool, time.Duration, error) {
 
 // adapt moves the slice toward what takes as long to count as a tick should, which this
 // one's target says, and after timeouts has more users corrected and told in a tick
-// again, where that is short. It notes how far behind the tick has left us.
-func (l *loop) adapt(result store.TickResult, took, target time.Duration) {
+// again, where that is short. It notes how far behind the tick has left us, which was
+// to count so many rows.
+func (l *loop) adapt(result store.TickResult, took, target time.Duration, rows int64) {
+	counting := max(took-result.Correcting-result.Telling, time.Millisecond) // those have bounds of their own
 	if result.Kind == store.Window {
-		counting := took - result.Correcting - result.Telling // which are bounded by themselves
 		if result.Bounded || counting > target {
-			factor := float64(target) / float64(max(counting, time.Millisecond))
-			l.slice = scaled(l.slice, min(max(factor, 0.5), 2), minSlice, maxSlice)
+			l.slice = scaled(l.slice, within(0.5, float64(target)/float64(counting), 2), minSlice, maxSlice)
 		}
 		if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
 			l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
@@ -310,30 +311,38 @@ func (l *loop) adapt(result store.TickResult, took, target time.Duration) {
 	if l.behind.IsZero() {
 		l.behind = time.Now()
 	}
-	if l.waited = 0; result.Oldest != nil {
-		l.waited = max(result.Now.Sub(*result.Oldest), 0)
-	}
+	l.waited = result.Waited()
+	// The next rows may be of many more users.
+	l.most = scaled(rows, within(0.5, float64(l.target())/float64(counting), 4), minSlice, maxSlice)
 }
 
-// target is how long a tick should take: where the one before has left rows, up to a
-// quarter of how long the oldest of these has waited, or of how long catching up has
-// lasted. A tick costs as much for the first row of a user as for ten more, so that
-// many users are counted several times as fast in a few ticks as in many. By the wait
-// alone, usage that comes as fast as it is counted would be followed at a distance, and
-// not caught up with.
+// target is how long a tick should take to count: where the one before has left rows, up
+// to a quarter of how long the oldest of these has waited, or catching up has lasted. A
+// tick costs as much for the first row of a user as for ten more, so that many users are
+// counted several times as fast in a few ticks as in many. By the rows' wait alone, usage
+// that comes as fast as it is counted would be followed at a distance, and not caught up
+// with.
 func (l *loop) target() time.Duration {
 	target := l.config.TickTarget
 	if l.behind.IsZero() {
 		return target
 	}
 	lasted := max(l.waited, time.Since(l.behind))
-	return min(max(lasted/4, target), max(target, min(longestTarget*target, longestTick)))
+	return min(max(lasted/4, target), longestTarget*target, longestTick)
+}
+
+// rows are those that a tick counts which is to take so long.
+func (l *loop) rows(target time.Duration) int64 {
+	n := scaled(l.slice, float64(target)/float64(l.config.TickTarget), minSlice, maxSlice)
+	return min(n, cmp.Or(l.most, n))
 }
 
 func (l *loop) caughtUp() {
-	l.behind, l.waited = time.Time{}, 0
+	l.behind, l.waited, l.most = time.Time{}, 0, 0
 	l.metrics.AllCounted()
 }
+
+func within(least, x, most float64) float64 { return min(max(x, least), most) }
 
 func scaled(n int64, factor float64, least, most int64) int64 {
 	return min(max(int64(float64(n)*factor), least), most)
@@ -342,7 +351,7 @@ func scaled(n int64, factor float64, least, most int64) int64 {
 // tell says what a committed tick did: log lines and metrics.
 func (l *loop) tell(result store.TickResult, took time.Duration, wasBehind bool) {
 	if result.Bounded {
-		l.metrics.UncountedSince(time.Now().Add(-took - l.waited))
+		l.metrics.UncountedSince(time.Now().Add(-took).Add(-l.waited))
 	}
 	if result.Kind == store.Window {
 		l.metrics.Rows.Add(float64(result.Rows))
