@@ -109,7 +109,7 @@ func TestSlicesFollowHowLongTicksTakeToCount(t *testing.T) {
 		l.slice = slice
 		tt.result.Kind = cmp.Or(tt.result.Kind, store.Window)
 		l.adapt(tt.result, tt.took, tt.target, slice)
-		assert.EqualValues(t, tt.want, l.slice, name)
+		assert.Equal(t, tt.want, l.slice, name)
 	}
 }
 
@@ -131,10 +131,10 @@ func TestATickAsksForAFewTimesTheRowsOfTheOneBefore(t *testing.T) {
 		rows := l.rows(target)
 		assert.EqualValues(t, 100_000, rows)
 		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-time.Hour))}, tt.took, target, rows)
-		assert.EqualValues(t, tt.want, l.rows(l.target()), "after one of %s", tt.took)
+		assert.Equal(t, tt.want, l.rows(l.target()), "after one of %s", tt.took)
 
 		l.slice = 100_000
-		assert.EqualValues(t, min(tt.want, 500_000), l.rows(4*time.Second))
+		assert.Equal(t, min(tt.want, 500_000), l.rows(4*time.Second))
 		l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, 4*time.Second, rows)
 		assert.EqualValues(t, 500_000, l.rows(4*time.Second), "all is counted: as the slice has it")
 	}
