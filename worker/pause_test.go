@@ -108,7 +108,7 @@ func TestSlicesFollowHowLongTicksTakeToCount(t *testing.T) {
 		l := newLoop(800 * time.Millisecond)
 		l.slice = slice
 		tt.result.Kind = cmp.Or(tt.result.Kind, store.Window)
-		l.adapt(tt.result, tt.took, tt.target, slice)
+		l.adapt(tt.result, tt.took, tt.target, l.rows(tt.target))
 		assert.Equal(t, tt.want, l.slice, name)
 	}
 }
@@ -133,11 +133,14 @@ func TestATickAsksForAFewTimesTheRowsOfTheOneBefore(t *testing.T) {
 		l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now, Oldest: new(now.Add(-time.Hour))}, tt.took, target, rows)
 		assert.Equal(t, tt.want, l.rows(l.target()), "after one of %s", tt.took)
 
-		l.slice = 100_000
-		assert.Equal(t, min(tt.want, 500_000), l.rows(4*time.Second))
 		l.adapt(store.TickResult{Kind: store.Window, Now: now}, time.Second, 4*time.Second, rows)
-		assert.EqualValues(t, 500_000, l.rows(4*time.Second), "all is counted: as the slice has it")
+		assert.Equal(t, 5*l.slice, l.rows(4*time.Second), "all is counted: as the slice has it")
 	}
+
+	l := newLoop(800 * time.Millisecond)
+	l.slice = 100_000
+	l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now}, 2*time.Second, 4*time.Second, 200_000)
+	assert.EqualValues(t, 80_000, l.slice, "what was asked for was less than the slice has it for so long")
 }
 
 func newLoop(target time.Duration) *loop {

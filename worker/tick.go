@@ -287,15 +287,14 @@ func (l *loop) retry(kind store.Kind, err error) (bool, time.Duration, error) {
 	return err == nil, pause, err
 }
 
-// adapt moves the slice toward what takes as long to count as a tick should, which this
-// one's target says, and after timeouts has more users corrected and told in a tick
-// again, where that is short. It notes how far behind the tick has left us, which was
-// to count so many rows.
+// adapt moves the slice toward what a tick of so many rows, which was to take as long as
+// target, has shown, and after timeouts has more users corrected and told in a tick again,
+// where that is short. It notes how far behind the tick has left us.
 func (l *loop) adapt(result store.TickResult, took, target time.Duration, rows int64) {
 	counting := max(took-result.Correcting-result.Telling, time.Millisecond) // those have bounds of their own
 	if result.Kind == store.Window {
 		if result.Bounded || counting > target {
-			l.slice = scaled(l.slice, within(0.5, float64(target)/float64(counting), 2), minSlice, maxSlice)
+			l.slice = scaled(rows, float64(l.config.TickTarget)/float64(counting), max(l.slice/2, minSlice), min(l.slice*2, maxSlice))
 		}
 		if result.Corrected >= l.correct && result.Correcting < l.config.TickTarget {
 			l.correct = scaled(l.correct, 2, 1, store.MaxCorrections)
@@ -313,7 +312,7 @@ func (l *loop) adapt(result store.TickResult, took, target time.Duration, rows i
 	}
 	l.waited = result.Waited()
 	// The next rows may be of many more users.
-	l.most = scaled(rows, within(0.5, float64(l.target())/float64(counting), 4), minSlice, maxSlice)
+	l.most = scaled(rows, float64(l.target())/float64(counting), max(rows/2, minSlice), min(rows*4, maxSlice))
 }
 
 // target is how long a tick should take to count: where the one before has left rows, up
@@ -341,8 +340,6 @@ func (l *loop) caughtUp() {
 	l.behind, l.waited, l.most = time.Time{}, 0, 0
 	l.metrics.AllCounted()
 }
-
-func within(least, x, most float64) float64 { return min(max(x, least), most) }
 
 func scaled(n int64, factor float64, least, most int64) int64 {
 	return min(max(int64(float64(n)*factor), least), most)
