@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"tokenalert/store"
 )
@@ -141,6 +144,22 @@ func TestATickAsksForAFewTimesTheRowsOfTheOneBefore(t *testing.T) {
 	l.slice = 100_000
 	l.adapt(store.TickResult{Kind: store.Window, Bounded: true, Now: now}, 2*time.Second, 4*time.Second, 200_000)
 	assert.EqualValues(t, 80_000, l.slice, "what was asked for was less than the slice has it for so long")
+}
+
+// Its minute has made the target of the next one longer.
+func TestATickThatTookTooLongIsTriedWithHalfTheRows(t *testing.T) {
+	t.Parallel()
+	l := newLoop(800 * time.Millisecond)
+	l.log, l.health = zap.NewNop(), NewHealth(time.Now, HealthBounds{})
+	l.slice, l.most = 100_000, 400_000
+	l.behind = time.Now().Add(-time.Second)
+	rows := l.rows(l.target())
+	assert.EqualValues(t, 100_000, rows)
+	l.behind = l.behind.Add(-time.Minute)
+	again, _, err := l.recover(t.Context(), store.Window, rows, &pgconn.PgError{Code: "57014"})
+	require.NoError(t, err)
+	assert.True(t, again)
+	assert.EqualValues(t, 50_000, l.rows(l.target()))
 }
 
 func newLoop(target time.Duration) *loop {

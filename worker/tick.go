@@ -50,7 +50,7 @@ func (l *loop) tick(ctx context.Context) (bool, time.Duration, error) {
 	result, err := l.attempt(ctx, kind, rows)
 	took := time.Since(began)
 	if err != nil {
-		return l.recover(ctx, kind, err)
+		return l.recover(ctx, kind, rows, err)
 	}
 	l.failures, l.timeouts = 0, 0
 	l.lastGood = time.Now()
@@ -229,8 +229,8 @@ func (l *loop) withoutAside(now time.Time, candidates []store.Candidate) []store
 	})
 }
 
-// recover says how to go on after a tick that was rolled back.
-func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, time.Duration, error) {
+// recover says how to go on after a tick of so many rows that was rolled back.
+func (l *loop) recover(ctx context.Context, kind store.Kind, rows int64, err error) (bool, time.Duration, error) {
 	switch {
 	case ctx.Err() != nil:
 		return false, 0, context.Cause(ctx)
@@ -275,7 +275,7 @@ func (l *loop) recover(ctx context.Context, kind store.Kind, err error) (bool, t
 	}
 	if store.IsTimeout(err) && !errors.Is(err, errBeforehand) { // as much again would take as long: nobody would be told
 		l.timeouts++
-		l.most, l.slice = scaled(l.rows(l.target()), 0.5, minSlice, maxSlice), scaled(l.slice, 0.5, minSlice, maxSlice)
+		l.most, l.slice = scaled(rows, 0.5, minSlice, maxSlice), scaled(l.slice, 0.5, minSlice, maxSlice)
 		l.correct, l.decide = scaled(l.correct, 0.1, 1, store.MaxCorrections), scaled(l.decide, 0.1, 1, decisionsPerTick)
 	}
 	return l.retry(kind, err)
